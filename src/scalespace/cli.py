@@ -1,0 +1,210 @@
+"""The command line: the only place where strings become objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from scalespace import __version__
+from scalespace.errors import UserError
+from scalespace.training.configuration import ModelConfig, TrainConfig, preset
+
+__all__ = ["main"]
+
+_USAGE = """\
+usage: scalespace {train,sample,plan} ...
+
+Scale Space Diffusion: one pixel-space diffusion model whose noisy steps run on small tensors.
+
+  plan     what a model will cost: levels, parameters, GFLOPs
+  train    train a model on a folder or zip of images; the same command again resumes
+  sample   draw pictures from a trained model
+
+examples:
+  scalespace plan --preset celeba64-4l
+  scalespace train --preset tiny --data synthetic:shapes --output-dir runs/shapes --max-steps 2000
+  scalespace sample runs/shapes/model --num-images 64 --steps 50 --output runs/shapes/pictures
+
+scalespace COMMAND --help tells all options of a command."""
+
+_Preset = Annotated[str, tyro.conf.arg(help="Process and network to start from; every other option overrides it.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train(TrainConfig):
+    preset: _Preset = "tiny"
+    quiet: bool = False
+    """No progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan(ModelConfig):
+    preset: _Preset = "tiny"
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    model: tyro.conf.Positional[str]
+    """Model folder, as training wrote it (RUN/model)."""
+    output: str
+    """New folder for the pictures."""
+    num_images: int = 16
+    """Number of pictures."""
+    steps: int = 50
+    """Equally spaced sampling steps, from 2 to the process's timesteps; resolution changes are kept besides."""
+    seed: int = 0
+    """Picture i depends on the seed and i alone."""
+    batch_size: int = 16
+    """Pictures drawn together."""
+    class_label: int | None = None
+    """Class of all pictures; left out, a class-conditional model takes its classes in turn."""
+    trajectory: bool = False
+    """Also draw the states on their way up, from the smallest resolution."""
+    device: str = "auto"
+    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit code 2 and one sentence on stderr for every error that is the user's to mend."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], None]] = {"train": _train, "sample": _sample, "plan": _plan}
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        sys.exit(0 if words else 2)
+    if words[0] == "--version":
+        print(__version__)
+        return
+    try:
+        if words[0] not in commands:
+            raise UserError(f'"{words[0]}" is not a command; use one of {", ".join(commands)} (scalespace --help)')
+        commands[words[0]](words[1:])
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _fail(f"{error.strerror} ({error.filename}); free space or choose another place")
+    except KeyboardInterrupt:
+        print("scalespace: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> None:
+    print(f"scalespace: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _train(words: list[str]) -> None:
+    """Train a model on a folder or zip of images; the same command again resumes.
+
+    example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
+    """
+    given = _parse(_Train, words, data=tyro.MISSING, output_dir=tyro.MISSING)
+    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(TrainConfig)}
+    config = TrainConfig(**fields)
+    from scalespace.training.loop import train
+
+    run = train(config, progress=not given.quiet)
+    print(f"model      {run.model_path}")
+    print(f"log        {run.log_path}")
+    try:
+        from scalespace.training.loss_plot import plot_losses
+
+        plot_losses(run.read_log(), run.path / "loss.png", f"{config.data}, seed {config.seed}")
+    except ImportError:
+        print("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
+    else:
+        print(f"loss curve {run.path / 'loss.png'}")
+
+
+def _sample(words: list[str]) -> None:
+    """Draw pictures from a trained model: PNG files and a grid.
+
+    example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
+    """
+    given = _cli(_Sample, words, _sample)
+    from scalespace.pipelines.sampling import sample_to_folder
+    from scalespace.pipelines.saving import load_pipeline
+
+    pipeline = load_pipeline(given.model)
+    pipeline.to(_device(given.device))
+    files = sample_to_folder(
+        pipeline,
+        Path(given.output),
+        num_images=given.num_images,
+        steps=given.steps,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        class_label=given.class_label,
+        trajectory=given.trajectory,
+        progress=not given.quiet,
+    )
+    if given.json:
+        print(json.dumps(dataclasses.asdict(files), default=str))
+        return
+    print(f"pictures   {len(files.pictures)} in {given.output}, {files.network_calls} network calls each")
+    print(f"grid       {files.grid}")
+    if files.trajectory is not None:
+        print(f"trajectory {files.trajectory}")
+
+
+def _plan(words: list[str]) -> None:
+    """Print what a model will cost: levels, grid points, parameters, GFLOPs and the validity of every change.
+
+    example: scalespace plan --preset celeba64-4l --process.levels 3
+    """
+    given = _parse(_Plan, words)
+    from scalespace.evaluation.cost import make_plan
+
+    plan = make_plan(ModelConfig(given.process, given.network, given.released_quirks))
+    print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
+
+
+def _parse(arguments_class: type, words: list[str], **defaults: Any) -> Any:
+    # The preset decides the defaults of everything else, so it is read first.
+    name = next((after for word, after in pairwise(words) if word == "--preset"), None)
+    name = next((word.removeprefix("--preset=") for word in words if word.startswith("--preset=")), name) or "tiny"
+    model = preset(name)
+    start = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
+    command = {_Train: _train, _Plan: _plan}[arguments_class]
+    return _cli(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
+
+
+def _cli(arguments_class: type, words: list[str], command: Callable[..., None], default: Any = None) -> Any:
+    name = command.__name__.removeprefix("_")
+    extra = {} if default is None else {"default": default}
+    return tyro.cli(
+        arguments_class,
+        prog=f"scalespace {name}",
+        description=command.__doc__,
+        args=words,
+        **extra,
+    )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'device "{name}" cannot be used ({str(error).splitlines()[0]}); use cpu or auto') from error
+    return device

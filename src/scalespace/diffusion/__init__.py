@@ -1,0 +1,1 @@
+"""The process: what is noised how, and how to come back."""

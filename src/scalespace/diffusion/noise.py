@@ -1,0 +1,142 @@
+"""Noise schedules on the grid 0..T, where 0 is the clean image and T is noise.
+
+A schedule is its log-SNR, log(alpha_t^2 / sigma_t^2), strictly decreasing from +infinity at t = 0. From it
+alpha_t^2 = sigmoid(log-SNR) and sigma_t^2 = sigmoid(-log-SNR), both exact to rounding where the other is close to 1.
+
+Sources: linear betas, Ho, Jain and Abbeel 2020 (arXiv 2006.11239); cosine, Nichol and Dhariwal 2021 (arXiv 2102.09672).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
+
+import torch
+from torch import Tensor
+
+__all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule"]
+
+
+class Lookup:
+    """A quantity at grid points: a float at an int, a float64 tensor of its shape and device at an integer tensor."""
+
+    def __init__(self, table: Tensor):
+        self._table = table
+
+    @overload
+    def __call__(self, t: int) -> float: ...
+    @overload
+    def __call__(self, t: Tensor) -> Tensor: ...
+    def __call__(self, t: int | Tensor) -> float | Tensor:
+        """The value at t, in 0..T."""
+        if isinstance(t, Tensor):
+            return self._table.to(t.device)[t]
+        return self._table[t].item()
+
+
+class NoiseSchedule(ABC):
+    """Abstract: signal and noise levels with alpha_t^2 + sigma_t^2 = 1."""
+
+    timesteps: int
+    """T, the last grid point."""
+
+    @cached_property
+    @abstractmethod
+    def log_snr_table(self) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2) for t = 0..T, shape (T + 1,), float64."""
+
+    @cached_property
+    def log_snr(self) -> Lookup:
+        """log(alpha_t^2 / sigma_t^2); infinite at t = 0."""
+        return Lookup(self.log_snr_table)
+
+    @cached_property
+    def snr(self) -> Lookup:
+        """alpha_t^2 / sigma_t^2; infinite at t = 0."""
+        return Lookup(self.log_snr_table.exp())
+
+    @cached_property
+    def alpha(self) -> Lookup:
+        """Signal level alpha_t in [0, 1]."""
+        return Lookup(self.log_snr_table.sigmoid().sqrt())
+
+    @cached_property
+    def sigma(self) -> Lookup:
+        """Noise level sigma_t in [0, 1]."""
+        return Lookup((-self.log_snr_table).sigmoid().sqrt())
+
+
+@dataclass(frozen=True)
+class LinearBeta(NoiseSchedule):
+    """Betas from ``beta_start`` to ``beta_end`` in equal steps; alpha_t^2 = prod (1 - beta_i).
+
+    Args:
+        timesteps: T.
+        beta_start: beta_1, in (0, 1).
+        beta_end: beta_T, in (0, 1).
+
+    Raises:
+        ValueError: If T is not positive or a beta is not in (0, 1).
+    """
+
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+
+    def __post_init__(self):
+        _check_timesteps(self.timesteps)
+        for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
+            if not 0 < beta < 1:
+                raise ValueError(
+                    f"{name} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)"
+                )
+
+    @cached_property
+    def log_snr_table(self) -> Tensor:
+        return _log_snr_of_betas(torch.linspace(self.beta_start, self.beta_end, self.timesteps, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Cosine(NoiseSchedule):
+    """alpha_t^2 = f(t / T) / f(0), f(u) = cos^2(pi/2 (u + offset) / (1 + offset)), with betas capped at ``beta_max``.
+
+    Args:
+        timesteps: T.
+        offset: Keeps the first betas from vanishing.
+        beta_max: Keeps the last one under 1, where the SNR would be zero.
+
+    Raises:
+        ValueError: If T is not positive, ``offset`` is negative or ``beta_max`` is not in (0, 1).
+    """
+
+    timesteps: int = 1000
+    offset: float = 0.008
+    beta_max: float = 0.999
+
+    def __post_init__(self):
+        _check_timesteps(self.timesteps)
+        if self.offset < 0 or not 0 < self.beta_max < 1:
+            raise ValueError(
+                f"cosine schedule with offset {self.offset} and beta_max {self.beta_max}; "
+                "the offset cannot be negative and beta_max lies in (0, 1)"
+            )
+
+    @cached_property
+    def log_snr_table(self) -> Tensor:
+        u = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
+        f = torch.cos(math.pi / 2 * (u + self.offset) / (1 + self.offset)) ** 2
+        return _log_snr_of_betas((1 - f[1:] / f[:-1]).clamp_max(self.beta_max))
+
+
+def _check_timesteps(timesteps: int) -> None:
+    if timesteps < 1:
+        raise ValueError(f"a process of {timesteps} timesteps has no noise in it; give at least 1 (the paper has 1000)")
+
+
+def _log_snr_of_betas(betas: Tensor) -> Tensor:
+    log_alpha_squared = torch.log1p(-betas).cumsum(0)
+    log_snr = log_alpha_squared - torch.log(-torch.expm1(log_alpha_squared))
+    return torch.cat([log_snr.new_tensor([math.inf]), log_snr])

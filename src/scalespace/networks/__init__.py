@@ -1,0 +1,1 @@
+"""Flexi-UNet, the denoiser that runs only the layers a resolution needs."""

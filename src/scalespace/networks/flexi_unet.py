@@ -1,0 +1,297 @@
+"""Flexi-UNet: an ADM U-Net that runs only the levels that its input and its output need.
+
+Network level k works at about 2^-k of the full resolution. A state at level i that is to become a prediction at level
+j <= i takes the path
+
+    first convolution, 1 x 1 adapter to the width that level i expects at its entrance,
+    encoder of the levels i, i + 1, ..., middle, decoder of the levels ..., i, ..., j,
+    1 x 1 adapter back to the base width, head.
+
+Encoder blocks above level i did not run, so the decoder finds zeros where their skips would be; the adapted input is
+the skip of the downsampling that it stands in for. No picture is resized before it enters, and sizes need neither be
+powers of two apart nor square: the decoder goes up to the very size that the encoder had, and above the entrance to
+sizes counted down from the target's.
+
+Source: Mukhopadhyay, Udhayanan, Shrivastava, Scale Space Diffusion, CVPR 2026, https://arxiv.org/abs/2603.08709,
+section on Flexi-UNet; the blocks are ADM's (https://arxiv.org/abs/2105.05233).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scalespace.networks.blocks import (
+    Block,
+    Downsample,
+    Stage,
+    Upsample,
+    adapter,
+    group_norm,
+    start_at_zero,
+    time_embedding,
+)
+
+__all__ = ["FlexiUNet", "FlexiUNetOutput", "network_levels"]
+
+Size = tuple[int, int]
+
+
+@dataclass
+class FlexiUNetOutput(BaseOutput):
+    """What the network returns.
+
+    Attributes:
+        sample: Predicted clean image at the target size, shape (B, out_channels, H, W).
+    """
+
+    sample: Tensor
+
+
+def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
+    """Network level that each resolution of the process enters at.
+
+    It is the number of octaves below the first size, rounded, and at least one more than the level before: octaves map
+    one to one, a factor of 1.5 takes one level each, a factor of 4 two.
+
+    Args:
+        sizes: (height, width) of each resolution in pixels, largest first.
+
+    Returns:
+        Strictly growing levels, the first 0.
+    """
+    levels: list[int] = []
+    for size in sizes:
+        octaves = round(math.log2(min(sizes[0]) / min(size)))
+        levels.append(max(octaves, levels[-1] + 1) if levels else 0)
+    return tuple(levels)
+
+
+class FlexiUNet(ModelMixin, ConfigMixin):
+    """U-Net from a noisy state at one resolution to the clean image at the same or a higher one.
+
+    Parameters do not depend on `sizes` beyond where attention is, so a network can be given other resolutions later.
+
+    Args:
+        sizes: (height, width) of each resolution of the process in pixels, largest first.
+        in_channels: Channels of the state.
+        out_channels: Channels of the prediction.
+        base_channels: Channels that a multiplier of 1 stands for; even.
+        channel_multipliers: Width of each network level in base channels, from the full resolution down.
+        blocks_per_level: Residual blocks of each encoder level; the decoder has one more.
+        attention_max_size: Levels whose nominal shorter side, in pixels, is at most this have attention.
+        attention_heads: Heads of every attention.
+        dropout: Probability of dropping a feature in the residual blocks.
+        num_classes: Number of classes to condition on; None for none.
+        released_quirks: Reproduce the paper's released code, for its checkpoints: the last decoder block of the
+            target's level never runs, an input on its way to the full resolution is resized up first, and the adapted
+            input of a lower level is no skip.
+
+    Raises:
+        ValueError: If the sizes do not decrease, need more levels than there are multipliers, or a number does not fit.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sizes: Sequence[Size] = ((64, 64), (32, 32), (16, 16), (8, 8)),
+        in_channels: int = 3,
+        out_channels: int = 3,
+        base_channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks_per_level: int = 2,
+        attention_max_size: int = 16,
+        attention_heads: int = 4,
+        dropout: float = 0.0,
+        num_classes: int | None = None,
+        released_quirks: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sizes = _checked_sizes(sizes)
+        self.levels = network_levels(self.sizes)
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        depth = len(widths)
+        fitting = sum(level < depth for level in self.levels)
+        if fitting < len(self.sizes):
+            raise ValueError(
+                f"sizes {self.sizes} need {self.levels[-1] + 1} network levels and channel_multipliers gives {depth}, "
+                f"which fit the first {fitting} of the sizes; leave the others out or add multipliers"
+            )
+        if base_channels < 2 or base_channels % 2 or min(widths) < base_channels or blocks_per_level < 1:
+            raise ValueError(
+                f"base_channels {base_channels}, channel_multipliers {tuple(channel_multipliers)} and blocks_per_level "
+                f"{blocks_per_level} make no network; base_channels must be even and positive, the others at least 1"
+            )
+        # JSON has no tuples, so a loaded configuration holds lists; one form makes configurations comparable.
+        self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
+        self.released_quirks = released_quirks
+        self.num_classes = num_classes
+        self.base_channels = base_channels
+        self.blocks_per_level = blocks_per_level
+
+        nominal = [math.ceil(min(self.sizes[0]) / 2**level) for level in range(depth)]
+        self.attention_levels = tuple(level for level in range(depth) if nominal[level] <= attention_max_size)
+        heads = [attention_heads if level in self.attention_levels else None for level in range(depth)]
+        for width in {widths[-1], *(width for width, has in zip(widths, heads, strict=True) if has)}:
+            if width % attention_heads:
+                raise ValueError(
+                    f"attention_heads {attention_heads} does not divide the {width} channels of a level with "
+                    "attention; choose a divisor, or other channels"
+                )
+
+        embedding_channels = 4 * base_channels
+        self.time_mlp = nn.Sequential(
+            nn.Linear(base_channels, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels)
+        )
+        self.class_embedding = nn.Embedding(num_classes, embedding_channels) if num_classes is not None else None
+
+        def block(inside: int, outside: int, block_heads: int | None) -> Block:
+            return Block(inside, outside, embedding_channels, dropout, block_heads)
+
+        # Level k is entered at the width of the level above it, from which its first block goes on to its own.
+        entrances = [widths[0], *widths[:-1]]
+        belows = [*widths[1:], widths[-1]]
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.adapters_in = nn.ModuleList(adapter(widths[0], entrance) for entrance in entrances)
+        self.encoder = nn.ModuleList(
+            Stage(block(inside, width, level_heads) for inside in [entrance, *[width] * (blocks_per_level - 1)])
+            for entrance, width, level_heads in zip(entrances, widths, heads, strict=True)
+        )
+        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.middle = Stage([block(widths[-1], widths[-1], attention_heads), block(widths[-1], widths[-1], None)])
+        self.upsamples = nn.ModuleList(Upsample(width) for width in widths[1:])
+        self.decoder = nn.ModuleList(
+            Stage(
+                block(inside + skip, width, level_heads)
+                for inside, skip in zip(
+                    [below, *[width] * blocks_per_level], [*[width] * blocks_per_level, entrance], strict=True
+                )
+            )
+            for below, entrance, width, level_heads in zip(belows, entrances, widths, heads, strict=True)
+        )
+        self.adapters_out = nn.ModuleList(adapter(width, widths[0]) for width in widths)
+        head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        start_at_zero(head)
+        self.head = nn.Sequential(group_norm(widths[0]), nn.SiLU(), head)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: int | float | Tensor,
+        target_size: Sequence[int] | None = None,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> FlexiUNetOutput | tuple[Tensor]:
+        """Predict the clean image at the target's resolution.
+
+        Args:
+            sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
+            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one); a number, or a tensor of shape () or
+                (B,).
+            target_size: (height, width) of the prediction, one of `sizes` and not below the sample's; None for the
+                sample's.
+            class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
+            return_dict: Whether to return a `FlexiUNetOutput` and not a tuple.
+
+        Returns:
+            The prediction of shape (B, out_channels, *target_size), in a `FlexiUNetOutput` or a tuple of one.
+
+        Raises:
+            ValueError: If a size is unknown, the target is below the sample, or labels are missing or out of place.
+        """
+        entry = self._position(sample.shape[-2:], "sample")
+        goal = entry if target_size is None else self._position(target_size, "target_size")
+        if goal > entry:
+            raise ValueError(
+                f"target_size {self.sizes[goal]} is smaller than the sample's {self.sizes[entry]}; the network only "
+                f"goes up, so ask for one of {self.sizes[: entry + 1]}"
+            )
+        if self.released_quirks and goal == 0 and entry:
+            sample = functional.interpolate(sample, size=self.sizes[0], mode="bilinear", antialias=True)
+            entry = 0
+        embedding = self._embedding(sample, timestep, class_labels)
+        first, last = self.levels[entry], self.levels[goal]
+
+        hidden = self.adapters_in[first](self.conv_in(sample))
+        # At a low entrance the adapted input stands in for the downsampling that did not run; the release has zeros.
+        skips = [] if self.released_quirks and first else [hidden]
+        for level in range(first, len(self.encoder)):
+            if level > first:
+                hidden = self.downsamples[level - 1](hidden)
+                skips.append(hidden)
+            skips += self.encoder[level](hidden, embedding)
+            hidden = skips[-1]
+        hidden = self.middle(hidden, embedding)[-1]
+        for level in reversed(range(last, len(self.decoder))):
+            if level < len(self.decoder) - 1:
+                # Back to what the encoder had; where it did not run, a size halved down from the target, rounded up.
+                above = 2 ** (level - last)
+                nominal = tuple(math.ceil(side / above) for side in self.sizes[goal])
+                hidden = self.upsamples[level](hidden, tuple(skips[-1].shape[-2:]) if skips else nominal)
+            count = self.blocks_per_level + (0 if self.released_quirks and level == last else 1)
+            joined = [skips.pop() if skips else None for _ in range(count)]
+            hidden = self.decoder[level](hidden, embedding, joined)[-1]
+        prediction = self.head(self.adapters_out[last](hidden))
+        return FlexiUNetOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _position(self, size: Sequence[int], what: str) -> int:
+        """Index of a size in `sizes`."""
+        pair = tuple(size)
+        if pair not in self.sizes:
+            raise ValueError(
+                f"{what} has height and width {pair}, which the network does not know; use one of {self.sizes}"
+            )
+        return self.sizes.index(pair)
+
+    def _embedding(self, sample: Tensor, timestep: int | float | Tensor, class_labels: Tensor | None) -> Tensor:
+        """Activated embedding of time and class, shape (B, 4 base_channels)."""
+        if self.class_embedding is None and class_labels is not None:
+            raise ValueError("class_labels were given to a network without classes; leave them out, or set num_classes")
+        if self.class_embedding is not None and class_labels is None:
+            raise ValueError(
+                f"class_labels are missing for a network of {self.num_classes} classes; give one per sample"
+            )
+        batch = sample.shape[0]
+        times = torch.as_tensor(timestep, device=sample.device)
+        if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, batch)):
+            raise ValueError(
+                f"timestep has shape {tuple(times.shape)} for a batch of {batch}; give one time, or one per sample"
+            )
+        features = time_embedding(times.expand(batch), self.base_channels)
+        embedding = self.time_mlp(features.to(self.conv_in.weight.dtype))
+        if self.class_embedding is not None and class_labels is not None:
+            if class_labels.shape != (batch,):
+                raise ValueError(
+                    f"class_labels have shape {tuple(class_labels.shape)}; expected ({batch},), one per sample"
+                )
+            embedding = embedding + self.class_embedding(class_labels)
+        return functional.silu(embedding)
+
+
+def _checked_sizes(sizes: Sequence[Sequence[int]]) -> tuple[Size, ...]:
+    if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+        raise ValueError(
+            f"sizes {sizes} are not pairs of a height and a width in pixels; give e.g. ((64, 64), (32, 32))"
+        )
+    pairs = tuple((int(height), int(width)) for height, width in sizes)
+    for larger, smaller in pairwise(pairs):
+        if smaller == larger or smaller[0] > larger[0] or smaller[1] > larger[1]:
+            raise ValueError(
+                f"sizes {pairs} do not decrease from {larger} to {smaller}; give the largest first, each once"
+            )
+    return pairs
+
+
+# diffusers records a class's module in model_index.json and looks in it for the base classes too; the package has both.
+FlexiUNet.__module__ = "scalespace"

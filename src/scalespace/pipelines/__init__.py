@@ -1,0 +1,1 @@
+"""Scheduler and pipeline in the conventions of diffusers, and the import of released checkpoints."""

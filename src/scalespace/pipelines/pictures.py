@@ -1,0 +1,94 @@
+"""Pictures to look at: grids of samples, and states on their way up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+
+__all__ = ["Trajectory", "image_generators", "picture_grid", "to_picture"]
+
+_GAP = 2
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A Pillow image of a tensor in [-1, 1], shape (3, H, W), or (1, H, W) for grey; values outside are clamped."""
+    pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    array = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
+
+
+def picture_grid(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Pictures of one size side by side on white, about as many rows as columns unless told.
+
+    Raises:
+        ValueError: If there is no picture.
+    """
+    if not pictures:
+        raise ValueError("a grid needs at least one picture")
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        grid.paste(picture, (column * (width + _GAP), row * (height + _GAP)))
+    return grid
+
+
+def image_generators(seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator for each picture, keyed by (seed, index), so that no picture depends on its batch.
+
+    Raises:
+        ValueError: If the seed is negative or needs more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed} is not between 0 and {2**32 - 1}")
+    return [torch.Generator(device).manual_seed(seed << 31 | index) for index in indices]
+
+
+class Trajectory:
+    """Collects the states of the first pictures of a batch; give it to a pipeline as ``callback_on_step_end``.
+
+    Args:
+        pictures: How many pictures of the batch to follow.
+    """
+
+    def __init__(self, pictures: int = 4):
+        self.pictures = pictures
+        self.states: list[tuple[Tensor, Tensor]] = []
+        """(state reached, prediction it was reached with), from noise to clean."""
+
+    def __call__(
+        self, pipeline: ScaleSpacePipeline, step: int, timestep: int, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Keep the states of a step."""
+        sample, prediction = (tensors[name][: self.pictures].cpu() for name in ("sample", "pred_original_sample"))
+        self.states.append((sample, prediction))
+        return tensors
+
+    def picture(self, columns: int = 12) -> Image.Image:
+        """For each picture a row of states and under it a row of predictions, from the smallest resolution up.
+
+        Every picture is enlarged to the final size without smoothing, so that its own pixels can be seen. All resolutions
+        get about the same number of columns, each ending on its last state.
+        """
+        sizes = list(dict.fromkeys(tuple(state.shape[-2:]) for state, _ in self.states))
+        chosen: list[int] = []
+        for size in sizes:
+            members = [i for i, (state, _) in enumerate(self.states) if tuple(state.shape[-2:]) == size]
+            count = min(len(members), max(1, columns // len(sizes)))
+            chosen += sorted({members[round(k)] for k in torch.linspace(0, len(members) - 1, count + 1).tolist()[1:]})
+        height, width = sizes[-1]
+        rows = [
+            to_picture(self.states[i][kind][index]).resize((width, height), Image.Resampling.NEAREST)
+            for index in range(len(self.states[0][0]))
+            for kind in (0, 1)
+            for i in chosen
+        ]
+        return picture_grid(rows, columns=len(chosen))

@@ -1,0 +1,116 @@
+"""Pictures from a model into a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from scalespace.errors import UserError
+from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+
+__all__ = ["SampleFiles", "sample_to_folder"]
+
+_GRID_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """What was written.
+
+    Args:
+        pictures: One PNG for each picture, by its number.
+        grid: The first 64 side by side.
+        trajectory: The first four on their way up, if asked for.
+        network_calls: Calls of the network for each batch.
+    """
+
+    pictures: tuple[Path, ...]
+    grid: Path
+    trajectory: Path | None
+    network_calls: int
+
+
+def sample_to_folder(
+    pipeline: ScaleSpacePipeline,
+    folder: Path,
+    *,
+    num_images: int,
+    steps: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    class_label: int | None = None,
+    trajectory: bool = False,
+    progress: bool = True,
+) -> SampleFiles:
+    """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
+
+    Picture number i depends on the seed and i alone, up to the rounding of the network, which may differ with the batch size.
+
+    Args:
+        pipeline: A trained model.
+        folder: Where to write; made if absent, and refused unless empty.
+        num_images: Number of pictures.
+        steps: Equally spaced sampling steps, 2..T; resolution changes are kept besides.
+        seed: 0..2^32 - 1.
+        batch_size: Pictures drawn together.
+        class_label: The class of all pictures; None with a class-conditional model takes the classes in turn.
+        trajectory: Whether to write trajectory.png.
+        progress: Whether to show bars on stderr.
+
+    Raises:
+        UserError: If an argument does not fit the model or the folder is in use.
+    """
+    for name, value in (("num-images", num_images), ("batch-size", batch_size)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; give at least 1")
+    labels = _labels(pipeline, num_images, class_label)
+    try:
+        pipeline.scheduler.set_timesteps(steps)
+        generators = image_generators(seed, range(num_images))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; give a new one with --output")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    paths: list[Path] = []
+    recorder = Trajectory() if trajectory else None
+    for first in range(0, num_images, batch_size):
+        last = min(first + batch_size, num_images)
+        pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{last} of {num_images}", disable=not progress)
+        images = pipeline(
+            last - first,
+            generator=generators[first:last],
+            num_inference_steps=steps,
+            class_labels=None if labels is None else labels[first:last],
+            output_type="pt",
+            return_dict=False,
+            callback_on_step_end=recorder if first == 0 else None,
+        )[0]
+        for number, image in enumerate(images, start=first):
+            paths.append(folder / f"{number:06d}.png")
+            to_picture(2 * image - 1).save(paths[-1])
+    grid = folder / "grid.png"
+    picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save(grid)
+    trajectory_path = None
+    if recorder is not None:
+        trajectory_path = folder / "trajectory.png"
+        recorder.picture().save(trajectory_path)
+    return SampleFiles(tuple(paths), grid, trajectory_path, len(pipeline.scheduler.timesteps))
+
+
+def _labels(pipeline: ScaleSpacePipeline, count: int, class_label: int | None) -> torch.Tensor | None:
+    classes = pipeline.unet.config.num_classes
+    if classes is None:
+        if class_label is not None:
+            raise UserError("--class-label was given, but the model has no classes; leave it out")
+        return None
+    if class_label is None:
+        return torch.arange(count) % classes
+    if not 0 <= class_label < classes:
+        raise UserError(f"--class-label is {class_label}; the model has the classes 0 to {classes - 1}")
+    return torch.full((count,), class_label)

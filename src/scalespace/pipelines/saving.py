@@ -1,0 +1,80 @@
+"""Loading a saved pipeline from a folder, safely: safetensors and JSON only, and every fault said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from scalespace.errors import UserError
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+
+__all__ = ["load_pipeline"]
+
+_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+_FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
+_PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
+
+
+def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
+    """Load a model from a folder in diffusers' layout.
+
+    Args:
+        path: Folder with model_index.json, unet/ and scheduler/.
+
+    Raises:
+        UserError: If the folder or a file is missing or damaged, holds another pipeline, or is a pickle, which is never
+            opened since loading one runs whatever code it contains.
+    """
+    folder = Path(path)
+    if folder.suffix in _PICKLES:
+        raise UserError(
+            f"{folder} is a pickle, which can run any code when it is loaded, and is refused; "
+            "give the folder of a model saved as safetensors"
+        )
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"model {folder} {found}; give the model folder that training wrote (RUN/model)")
+    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
+        raise UserError(f"{folder} is the folder of a training run; the model in it is {folder / 'model'}")
+    parts = {name: _read_json(folder, name) for name in _FILES}
+    pipeline_class = parts["model_index.json"].get("_class_name")
+    if pipeline_class != "ScaleSpacePipeline":
+        raise UserError(f"{folder} holds a {pipeline_class}, not a ScaleSpacePipeline; give one that scalespace saved")
+    _check_weights(folder)
+    try:
+        return ScaleSpacePipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model {folder} cannot be loaded ({reason}); train or download it again") from error
+
+
+def _read_json(folder: Path, name: str) -> dict:
+    file = folder / name
+    if not file.is_file():
+        raise UserError(f"model {folder} lacks {name}; train or download it again")
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); train or download the model again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is damaged (no JSON object); train or download the model again")
+    return content
+
+
+def _check_weights(folder: Path) -> None:
+    file = folder / _WEIGHTS
+    if not file.is_file():
+        pickles = sorted(f.name for f in file.parent.iterdir() if f.suffix in _PICKLES) if file.parent.is_dir() else []
+        if pickles:
+            raise UserError(
+                f"{file.parent} holds its weights as a pickle ({pickles[0]}), which can run any code when it is loaded, and "
+                "is refused; save the model as safetensors"
+            )
+        raise UserError(f"model {folder} lacks {_WEIGHTS}; train or download it again")
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); train or download the model again") from error

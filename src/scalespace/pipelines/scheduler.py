@@ -1,0 +1,219 @@
+"""The process behind diffusers' scheduler interface.
+
+Nothing is computed here that ``scalespace.diffusion`` does not define; this adapts it. diffusers counts time from 0 and
+has no index for the clean image: its timestep i is our grid point t = i + 1. A state at i has size r(t), and the
+network's output for the step from t to s has size r(s), which ``target_size`` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from scalespace.diffusion.degradation import Resizing
+from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.solvers import Ancestral, uniform_grid
+
+__all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
+
+Size = tuple[int, int]
+
+
+@dataclass
+class ScaleSpaceSchedulerOutput(BaseOutput):
+    """What a step returns.
+
+    Args:
+        prev_sample: x_s, shape (B, C, H, W) with (H, W) = r(s).
+        pred_original_sample: The predicted clean image at r(s), clipped if the scheduler clips, same shape.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
+    """Ancestral sampling of a resizing process; DDPM where there is one size.
+
+    Args:
+        num_train_timesteps: T.
+        beta_schedule: "linear" or "squaredcos_cap_v2" (cosine), diffusers' names.
+        beta_start: First beta of the linear schedule.
+        beta_end: Last beta of the linear schedule.
+        sizes: Height and width of every level, highest resolution first.
+        change_points: First grid point t of every level but the highest, ascending.
+        clip_sample: Whether predictions are clipped to [-clip_sample_range, clip_sample_range].
+        clip_sample_range: Largest magnitude of a pixel.
+        prediction_type: "sample", the only one: networks of this process predict the clean image.
+        released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
+            (sigma about 0.01), instead of on the clean prediction.
+
+    Raises:
+        ValueError: If the schedules do not make a process, or an option is unknown.
+    """
+
+    # Other schedulers would load this configuration without an error and sample something else.
+    _compatibles: list[str] = []  # noqa: RUF012
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 2e-2,
+        sizes: Sequence[Size] = ((64, 64), (32, 32), (16, 16), (8, 8)),
+        change_points: Sequence[int] = (439, 751, 938),
+        clip_sample: bool = True,
+        clip_sample_range: float = 1.0,
+        prediction_type: str = "sample",
+        released_quirks: bool = False,
+    ) -> None:
+        if prediction_type != "sample":
+            raise ValueError(f'prediction_type is "{prediction_type}"; only "sample", the clean image, is defined here')
+        self._sizes = tuple((int(height), int(width)) for height, width in sizes)
+        # Built at once, so that a schedule that makes no process is refused where it is written down.
+        self.process = ScaleSpaceProcess(
+            _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end),
+            Resizing(
+                self._sizes,
+                tuple(int(t) for t in change_points),
+                num_train_timesteps,
+            ),
+        )
+        self._clip_range = clip_sample_range if clip_sample else None
+        self._released_quirks = released_quirks
+        self._solver = Ancestral(self.process)
+        self._use(tuple(range(num_train_timesteps, 0, -1)))
+
+    def __len__(self) -> int:
+        return self.process.timesteps
+
+    @cached_property
+    def image_size(self) -> Size:
+        """Height and width of the finished pictures."""
+        return self.process.size(0)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Height and width of every level, highest resolution first."""
+        return self._sizes
+
+    @property
+    def noise_size(self) -> Size:
+        """Height and width of the noise that sampling starts from, r(T)."""
+        return self.process.size(self.process.timesteps)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Choose where sampling stops: equally spaced timesteps, and every resolution change besides.
+
+        Args:
+            num_inference_steps: Equally spaced timesteps, 2..T; ``len(timesteps)`` is the number of network calls.
+            device: Where ``timesteps`` is to live.
+
+        Raises:
+            ValueError: If ``num_inference_steps`` is not in 2..T.
+        """
+        grid = uniform_grid(self.process.timesteps, num_inference_steps, self.process.degradation.change_points)
+        self._use(grid, device)
+
+    def _use(self, grid: tuple[int, ...], device: str | torch.device | None = None) -> None:
+        self._next = dict(zip(grid, (*grid[1:], 0), strict=True))
+        self.timesteps = torch.tensor([t - 1 for t in grid], device=device)
+        self.num_inference_steps = len(grid)
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The sample itself; here for schedulers to be exchangeable."""
+        return sample
+
+    def target_size(self, timestep: int | Tensor) -> Size:
+        """Height and width r(s) that the network's output must have for the step from ``timestep``.
+
+        Raises:
+            ValueError: If ``timestep`` is not one of ``timesteps``.
+        """
+        return self.process.size(self._bridge(timestep)[1])
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> ScaleSpaceSchedulerOutput | tuple[Tensor, Tensor]:
+        """One step towards the clean image.
+
+        Args:
+            model_output: Predicted clean image at r(s), shape (B, C, H, W).
+            timestep: One of ``timesteps``, the time of ``sample``.
+            sample: State x_t, shape (B, C, h, w) with (h, w) = r(t).
+            generator: Source of the noise; a list has one for each picture of the batch.
+            return_dict: Whether to return an output object and not a tuple.
+
+        Returns:
+            x_s and the prediction that was used, both of the shape of ``model_output``.
+
+        Raises:
+            ValueError: If ``timestep`` is not one of ``timesteps``, or a size does not fit.
+        """
+        t, s = self._bridge(timestep)
+        x0_s = model_output
+        if self._clip_range is not None:
+            x0_s = x0_s.clamp(-self._clip_range, self._clip_range)
+        if self._released_quirks and s == 0:
+            prev_sample = sample
+        else:
+            noise = randn_tensor(tuple(x0_s.shape), generator=generator, device=x0_s.device, dtype=x0_s.dtype)
+            prev_sample = self._solver.step(sample, x0_s, t, s, noise)
+        if not return_dict:
+            return prev_sample, x0_s
+        return ScaleSpaceSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_s)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """x_t from clean images, at the resolution of t.
+
+        Args:
+            original_samples: Clean images at full resolution, shape (B, C, H, W).
+            noise: White noise, shape (B, C, h, w) with (h, w) = r(t).
+            timesteps: diffusers' timesteps, an int or shape (B,); all of one resolution.
+
+        Returns:
+            Shape (B, C, h, w).
+
+        Raises:
+            ValueError: If the timesteps differ in resolution, or a size does not fit.
+        """
+        return self.process.marginal(original_samples, timesteps + 1).draw(noise)
+
+    def _bridge(self, timestep: int | Tensor) -> tuple[int, int]:
+        t = int(timestep) + 1
+        if t not in self._next:
+            raise ValueError(
+                f"timestep {t - 1} is not one of the {len(self._next)} timesteps in use; "
+                "take them from scheduler.timesteps, after set_timesteps"
+            )
+        return t, self._next[t]
+
+
+def _noise_schedule(name: str, timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:
+    if name == "linear":
+        return LinearBeta(timesteps, beta_start, beta_end)
+    if name == "squaredcos_cap_v2":
+        return Cosine(timesteps)
+    raise ValueError(f'beta_schedule "{name}" is unknown; use "linear" or "squaredcos_cap_v2"')
+
+
+# diffusers records this module in model_index.json and looks there for SchedulerMixin.
+ScaleSpaceScheduler.__module__ = "scalespace"

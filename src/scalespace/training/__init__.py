@@ -1,0 +1,1 @@
+"""Configurations, data, time sampling, the training loop and its checkpoints."""

@@ -1,0 +1,371 @@
+"""Training: from a configuration to a saved pipeline.
+
+Step k draws everything it needs from generators keyed by (seed, k): which pictures, at which resolution, with which times,
+noise and dropout. Nothing random is carried from step to step, so a run that is resumed at a checkpoint goes on bit for bit
+as if it had not been stopped.
+
+Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+from scalespace.diffusion.loss import x0_loss
+from scalespace.errors import UserError
+from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.training.batches import BatchOrder, to_model
+from scalespace.training.build import build_network, build_scheduler, loss_weight
+from scalespace.training.configuration import TrainConfig
+from scalespace.training.data import ImageDataset, open_images
+from scalespace.training.run_directory import RunDirectory, write_directory
+from scalespace.training.time_sampling import TimeGroup, TimeSampler
+
+__all__ = ["Trainer", "train"]
+
+# Words of the random keys that keep the streams of one seed apart.
+_GROUP, _TIMES, _NOISE, _DROPOUT = range(4)
+_AHEAD = 4
+
+
+class StepResult(NamedTuple):
+    """What a step did."""
+
+    group: TimeGroup
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+class Batch(NamedTuple):
+    """Pictures of a step."""
+
+    images: Tensor
+    """uint8, shape (B, 3, H, W)."""
+    labels: Tensor
+    """int64, shape (B,)."""
+    flips: Tensor | None
+    """bool, shape (B,): which pictures to mirror."""
+
+
+def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None] = print) -> RunDirectory:
+    """Train, or go on training, until ``max_steps``.
+
+    Args:
+        config: The run.
+        progress: Whether to show progress bars on stderr.
+        say: Takes a line for the user where something is worth telling.
+
+    Returns:
+        The run's directory; its ``model_path`` holds the trained pipeline.
+
+    Raises:
+        UserError: If data, process, network or output directory do not fit, the loss is no longer finite, or the disk
+            is full; checkpoints written before are kept.
+    """
+    # Whatever does not fit is found before anything is read or written.
+    scheduler = build_scheduler(config)
+    torch.manual_seed(config.seed)
+    network = build_network(config, scheduler.sizes)
+    accelerator = _accelerator(config)
+    data = open_images(
+        config.data,
+        scheduler.image_size,
+        cache_bytes=int(config.cache_gib * 2**30),
+        progress=progress,
+        on_bad=lambda bad: say(f"skipped {bad.name}: {bad.reason}"),
+    )
+    classes = config.network.num_classes
+    if classes is not None and len(data.classes) > classes:
+        raise UserError(
+            f"{config.data} has {len(data.classes)} classes (top folders) and the network {classes}; "
+            f"give --network.num-classes {len(data.classes)}"
+        )
+    if data.enlarged:
+        say(f"enlarged {data.enlarged} of {len(data)} pictures that are smaller than the image size")
+    run = RunDirectory(config, data.fingerprint)
+    accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
+    trainer = Trainer(config, data, accelerator, scheduler, network)
+    first = _resume(run, trainer, say)
+    if first > config.max_steps:
+        raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
+    recorder = _Recorder(run, accelerator, config)
+    bar = tqdm(
+        initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
+    )
+    with bar:
+        for step, result in enumerate(trainer.steps(first), start=first + 1):
+            recorder.add(step, result)
+            checkpoint = step % config.checkpoint_every == 0 or step == config.max_steps
+            if checkpoint or step % config.log_every == 0:
+                # Before anything is saved: a checkpoint never holds the weights of a run that has failed.
+                bar.set_postfix_str(recorder.flush(), refresh=False)
+            bar.update()
+            if config.sample_every and step % config.sample_every == 0:
+                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png")
+            if checkpoint:
+                run.save_checkpoint(step, trainer.save)
+    write_directory(run.model_path, trainer.save_pipeline)
+    accelerator.end_training()
+    if data.bad:
+        say(f"{len(data.bad)} of {len(data)} pictures could not be decoded and were skipped")
+    return run
+
+
+class Trainer:
+    """Network, optimizer and averaged weights, and the step that changes them.
+
+    Args:
+        config: The run.
+        data: Pictures at full resolution.
+        accelerator: Device, precision and processes.
+        scheduler: Holds the process to train on.
+        network: With its initial weights.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: ImageDataset,
+        accelerator: Accelerator,
+        scheduler: ScaleSpaceScheduler,
+        network: FlexiUNet,
+    ):
+        self.config = config
+        self.data = data
+        self.accelerator = accelerator
+        self.scheduler = scheduler
+        self.process = scheduler.process
+        self.weight = loss_weight(config)
+        try:
+            self.times = TimeSampler(self.process, config.change_share)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if config.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.ema = EMAModel(
+            network.parameters(),
+            decay=config.ema_decay,
+            use_ema_warmup=True,
+            power=config.ema_power,
+            foreach=True,
+        )
+        accelerator.register_for_checkpointing(self.ema)
+        self.network.train()
+
+    def steps(self, first: int) -> Iterator[StepResult]:
+        """Take the steps ``first`` to ``max_steps`` - 1, counted from 0."""
+        for step, batch in enumerate(self._batches(first), start=first):
+            yield self._step(step, batch)
+
+    def _step(self, step: int, batch: Batch) -> StepResult:
+        group, loss = self.loss(step, batch)
+        rate = self.config.learning_rate * min(1.0, (step + 1) / max(self.config.warmup_steps, 1))
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self.network.parameters())
+        return StepResult(group, loss.detach(), torch.as_tensor(norm))
+
+    def loss(self, step: int, batch: Batch) -> tuple[TimeGroup, Tensor]:
+        """The objective of one batch, at the times that belong to ``step``."""
+        device = self.accelerator.device
+        # Processes that run different layers would wait for each other, so all draw the group from one generator.
+        group = self.times.draw(_generator("cpu", self.config.seed, _GROUP, step))
+        rank = self.accelerator.process_index
+        t = group.times(len(batch.images), _generator("cpu", self.config.seed, _TIMES, step, rank)).to(device)
+        torch.manual_seed(_key(self.config.seed, _DROPOUT, step, rank))
+
+        x_0 = to_model(batch.images.to(device, non_blocking=True), batch.flips)
+        x0_s = self.process.degradation.operator(0, group.last - 1)(x_0)
+        x_t = self.process.marginal(x_0, t).sample(_generator(device, self.config.seed, _NOISE, step, rank))
+        labels = batch.labels.to(device) if self.config.network.num_classes is not None else None
+        with self.accelerator.autocast():
+            prediction = self.network(x_t, t - 1, group.target_size, labels).sample
+        weight = self.weight(self.process.noise.snr(t))
+        return group, x0_loss(prediction.float(), x0_s, weight).mean()
+
+    def _batches(self, first: int) -> Iterator[Batch]:
+        accelerator, config = self.accelerator, self.config
+        order = BatchOrder(
+            len(self.data), config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
+        )
+
+        def read(step: int) -> Batch:
+            return Batch(*self.data.batch(order.indices(step)), order.flips(step) if config.flip else None)
+
+        # A thread reads ahead; decoding releases the interpreter's lock.
+        with ThreadPoolExecutor(1) as pool:
+            pending = deque(pool.submit(read, step) for step in range(first, min(first + _AHEAD, config.max_steps)))
+            for step in range(first + _AHEAD, config.max_steps + _AHEAD):
+                batch = pending.popleft().result()
+                if step < config.max_steps:
+                    pending.append(pool.submit(read, step))
+                yield batch
+                if not pending:
+                    return
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on."""
+        self.accelerator.save_state(str(path), safe_serialization=True)
+
+    def load(self, path: Path) -> None:
+        """Go back to what ``save`` wrote."""
+        self.accelerator.load_state(str(path))
+        self.ema.to(self.accelerator.device)
+
+    def save_pipeline(self, path: Path) -> None:
+        """Write the pipeline with the averaged weights, in diffusers' layout."""
+        with self._averaged() as network:
+            ScaleSpacePipeline(network, self.scheduler).save_pretrained(path)
+
+    def save_samples(self, path: Path) -> None:
+        """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare."""
+        if not self.accelerator.is_main_process:
+            return
+        count, classes = self.config.sample_images, self.config.network.num_classes
+        labels = None if classes is None else torch.arange(count) % classes
+        with self._averaged() as network:
+            pipeline = ScaleSpacePipeline(network, self.scheduler)
+            pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2)
+            images = pipeline(
+                count,
+                generator=image_generators(self.config.seed, range(count)),
+                num_inference_steps=min(self.config.sample_steps, self.process.timesteps),
+                class_labels=labels,
+                output_type="pt",
+                return_dict=False,
+            )[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture_grid([to_picture(2 * image - 1) for image in images]).save(path)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[FlexiUNet]:
+        """The network with the averaged weights in it, inside the block only."""
+        network = self.accelerator.unwrap_model(self.network)
+        self.ema.store(network.parameters())
+        self.ema.copy_to(network.parameters())
+        try:
+            yield network.eval()
+        finally:
+            self.ema.restore(network.parameters())
+            network.train()
+
+
+class _Recorder:
+    # Losses stay on the device until they are written, so that a step does not wait for them.
+    def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig):
+        self.run, self.accelerator, self.config = run, accelerator, config
+        self.pending: list[tuple[int, StepResult]] = []
+        self.since = time.perf_counter()
+
+    def add(self, step: int, result: StepResult) -> None:
+        self.pending.append((step, result))
+
+    def flush(self) -> str:
+        """Write what has gathered; returns a word for the progress bar.
+
+        Raises:
+            UserError: If a loss is not finite.
+        """
+        if not self.pending:
+            return ""
+        steps = [step for step, _ in self.pending]
+        losses = torch.stack([result.loss for _, result in self.pending]).tolist()
+        by_group: dict[str, list[float]] = {}
+        for step, (_, result), loss in zip(steps, self.pending, losses, strict=True):
+            if not math.isfinite(loss):
+                latest = self.run.latest_checkpoint()
+                kept = f"the last good checkpoint is {latest[1]}" if latest else "no checkpoint had been written yet"
+                raise UserError(
+                    f"the loss is {loss} at step {step} ({_name(result.group)}) and training has stopped; {kept}; "
+                    "lower --learning-rate, or use bf16 in the place of fp16"
+                )
+            by_group.setdefault(_name(result.group), []).append(loss)
+        seconds = time.perf_counter() - self.since
+        pictures = len(steps) * self.config.batch_size * self.accelerator.num_processes
+        record = {
+            "step": steps[-1],
+            "loss": sum(losses) / len(losses),
+            "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
+            "gradient_norm": float(torch.stack([result.gradient_norm for _, result in self.pending]).mean()),
+            "pictures_per_second": round(pictures / seconds, 1),
+        }
+        self.pending.clear()
+        self.since = time.perf_counter()
+        if self.accelerator.is_main_process:
+            self.run.append_log(record)
+        scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
+        self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])
+        return f"loss {record['loss']:.4f}"
+
+
+def _name(group: TimeGroup) -> str:
+    """16x16 for steps inside a level, 16x16 -> 32x32 for a change."""
+    size, target = ("{}x{}".format(*side) for side in (group.size, group.target_size))
+    return f"{size} -> {target}" if group.is_change else size
+
+
+def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> int:
+    latest = run.latest_checkpoint()
+    if latest is None:
+        run.rewind_log(0)
+        return 0
+    step, path = latest
+    try:
+        trainer.load(path)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"checkpoint {path} is damaged ({reason}); delete it to resume from the one before") from error
+    run.rewind_log(step)
+    say(f"resuming {run.path} at step {step}")
+    return step
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    trackers = None if config.tracker == "none" else config.tracker
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=trackers,
+            project_dir=config.output_dir,
+            # A step runs only the layers that its resolutions need; the others get no gradient.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"cannot train with these options: {str(error).splitlines()[0]}") from error
+    if trackers is not None and not accelerator.log_with:
+        raise UserError(f"{trackers} is not installed; run pip install scale-space-diffusion[{trackers}]")
+    return accelerator
+
+
+def _key(*words: int) -> int:
+    """A seed for torch that differs wherever the words do."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _generator(device: torch.device | str, *words: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(_key(*words))

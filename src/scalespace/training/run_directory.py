@@ -1,0 +1,179 @@
+"""The directory of a training run: what run it is, its log, and its checkpoints.
+
+    run.json                    the configuration and the fingerprint of the data: which run this is
+    log.jsonl                   losses per resolution, one line every few steps
+    checkpoints/step-00005000/  everything needed to go on as if nothing had happened
+    samples/step-00005000.png   pictures drawn with the averaged weights
+    model/                      the trained ScaleSpacePipeline
+
+A directory appears under its final name only when it is complete, so a checkpoint or a model is either whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from scalespace.errors import UserError
+from scalespace.training.configuration import TrainConfig
+
+__all__ = ["RunDirectory", "write_directory"]
+
+# Fields that may change between two starts of one run, since they do not change its weights.
+_FREE = frozenset(
+    {"data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"}
+    | {"checkpoint_every", "keep_checkpoints", "tracker", "cache_gib", "gradient_checkpointing"}
+)
+
+
+class RunDirectory:
+    """A run on disk, new or found there.
+
+    Args:
+        config: The run's configuration.
+        fingerprint: The identity of its data.
+
+    Raises:
+        UserError: If the directory holds a different run, or something that is not a run.
+    """
+
+    def __init__(self, config: TrainConfig, fingerprint: str):
+        self.path = Path(config.output_dir)
+        self.keep = config.keep_checkpoints
+        self.log_path = self.path / "log.jsonl"
+        self.model_path = self.path / "model"
+        self._checkpoints = self.path / "checkpoints"
+        identity = _identity(config, fingerprint)
+        if self._is_new():
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_atomically(self.path / "run.json", json.dumps(identity, indent=2) + "\n")
+        else:
+            self._check_identity(identity)
+
+    def _is_new(self) -> bool:
+        if self.path.is_file():
+            raise UserError(f"{self.path} is a file; name a folder for the run with --output-dir")
+        return not self.path.exists() or not any(self.path.iterdir())
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        file = self.path / "run.json"
+        if not file.is_file():
+            raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
+        old, new = _flat(found), _flat(identity)
+        differences = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+        if differences:
+            name = differences[0]
+            more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+            raise UserError(
+                f"{self.path} holds a different run: {name} is {old.get(name)} there and {new.get(name)} here{more}; "
+                "give a new --output-dir, or the same options to resume"
+            )
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest checkpoint, if there is one."""
+        found = sorted(self._checkpoints.glob("step-*"))
+        return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Write the checkpoint of ``step`` whole or not at all, then delete the oldest ones.
+
+        Raises:
+            UserError: If it cannot be written; what was there before is untouched.
+        """
+        try:
+            write_directory(self._checkpoints / f"step-{step:08d}", write)
+        except UserError as error:
+            latest = self.latest_checkpoint()
+            kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no earlier checkpoint"
+            raise UserError(f"{error}; {kept}") from error
+        for old in sorted(self._checkpoints.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old)
+
+    def append_log(self, record: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All lines of the log; a last line cut short by a crash is left out."""
+        return list(self._log_records())
+
+    def rewind_log(self, step: int) -> None:
+        """Drop what was logged after ``step``, since it is about to be done again."""
+        if self.log_path.exists():
+            lines = [json.dumps(record) + "\n" for record in self._log_records() if record["step"] <= step]
+            _write_atomically(self.log_path, "".join(lines))
+
+    def _log_records(self) -> Iterator[dict[str, Any]]:
+        if not self.log_path.exists():
+            return
+        for line in self.log_path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def write_directory(path: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder and give it its name only when it is whole, in the place of an older one.
+
+    Args:
+        path: The final name.
+        write: Writes the contents into the folder it is given.
+
+    Raises:
+        UserError: If writing fails, as on a full disk; an older folder of that name stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    outdated = path.with_name(f".{path.name}.outdated")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        shutil.rmtree(outdated, ignore_errors=True)
+        if path.exists():
+            path.rename(outdated)
+        partial.rename(path)
+        shutil.rmtree(outdated, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk as errors of their own, without its number.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot write {path} ({_reason(error)}); free space or choose another place") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return str(error).splitlines()[0]
+
+
+def _identity(config: TrainConfig, fingerprint: str) -> dict[str, Any]:
+    fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    # Through JSON, so that tuples compare equal to what is read back.
+    return json.loads(json.dumps({**fields, "data_fingerprint": fingerprint}))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)

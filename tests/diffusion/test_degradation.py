@@ -1,0 +1,86 @@
+"""Degradations: a family of maps that is consistent with itself."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.strategies import normal, seeds, shrinking_sizes
+from torch.testing import assert_close
+
+from scalespace.diffusion.degradation import Resizing, Unchanged
+from scalespace.diffusion.resolution import ChangesAt, ConvexDecay
+from scalespace.operators.linear import Identity
+from scalespace.operators.resize import Separable
+
+POINTS = (3, 4, 9)
+
+
+@given(sizes=shrinking_sizes(4), times=st.tuples(*[st.integers(0, 12)] * 3).map(sorted), seed=seeds())
+def test_maps_are_a_semigroup(sizes, times, seed):
+    # M_{s->t} M_{r->s} = M_{r->t}
+    r, s, t = times
+    degradation = Resizing(sizes, POINTS, 12)
+    x = normal(degradation.size(r), seed)
+    in_two = degradation.operator(s, t)(degradation.operator(r, s)(x))
+    assert_close(in_two, degradation.operator(r, t)(x), rtol=0, atol=1e-13)
+
+
+@given(sizes=shrinking_sizes(4), times=st.tuples(*[st.integers(0, 12)] * 2).map(sorted))
+def test_maps_go_between_the_sizes_of_their_ends(sizes, times):
+    s, t = times
+    degradation = Resizing(sizes, POINTS, 12)
+    M = degradation.operator(s, t)
+    assert (M.in_size, M.out_size) == (degradation.size(s), degradation.size(t))
+    if degradation.size(s) == degradation.size(t):
+        assert Identity(degradation.size(s)) == M
+    else:
+        assert isinstance(M, Separable), "a chain of resizes must keep its exact Gram matrix"
+
+
+def test_size_changes_at_the_change_points_and_nowhere_else():
+    degradation = Resizing(((8, 8), (4, 5), (4, 4), (1, 2)), POINTS, 12)
+    changes = [t for t in range(1, 13) if degradation.size(t) != degradation.size(t - 1)]
+    assert tuple(changes) == degradation.change_points
+    assert [degradation.level(t) for t in (0, 2, 3, 4, 8, 9, 12)] == [0, 0, 1, 2, 2, 3, 3]
+
+
+def test_octaves_halve_and_round_down():
+    degradation = Resizing.octaves((50, 36), ConvexDecay(4))
+    assert degradation.sizes == ((50, 36), (25, 18), (12, 9), (6, 4))
+    assert degradation.change_points == ConvexDecay(4).change_points(1000)
+
+
+def test_unchanged_is_the_identity_on_the_whole_grid():
+    degradation = Unchanged((6, 4), 10)
+    assert degradation.change_points == ()
+    assert degradation.size(0) == degradation.size(10) == (6, 4)
+    assert degradation.operator(0, 10) == Identity((6, 4))
+
+
+@pytest.mark.parametrize("degradation", [Unchanged((8, 8), 12), Resizing(((8, 8), (4, 4)), (5,), 12)])
+@pytest.mark.parametrize(("s", "t"), [(-1, 3), (4, 3), (3, 13)])
+def test_maps_off_the_grid_or_backwards_are_refused(degradation, s, t):
+    with pytest.raises(ValueError, match=f"no map from grid point {s} to {t}; need 0 <= s <= t <= 12"):
+        degradation.operator(s, t)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "points", "message"),
+    [
+        (((8, 8), (4, 4)), (), "2 sizes and 0 change points do not fit"),
+        (((8, 8),), (3,), "1 sizes and 1 change points do not fit"),
+        (((8, 8), (8, 8)), (3,), r"level \(8, 8\) is followed by \(8, 8\)"),
+        (((8, 8), (4, 9)), (3,), r"level \(8, 8\) is followed by \(4, 9\)"),
+        (((8, 8), (4, 4)), (1,), "give ascending points between 2 and 12"),
+        (((8, 8), (4, 4)), (13,), "give ascending points between 2 and 12"),
+        (((8, 8), (4, 4), (2, 2)), (5, 5), "leave a level without a grid point"),
+        (((8, 8), (4, 4), (0, 2)), (3, 5), r"sizes \(8, 8\) and 3 levels leave 0 pixels .* use at most 2 levels"),
+    ],
+)
+def test_sizes_and_changes_that_do_not_fit_are_refused(sizes, points, message):
+    with pytest.raises(ValueError, match=message):
+        Resizing(sizes, points, 12)
+
+
+def test_octaves_that_leave_no_pixels_are_refused():
+    with pytest.raises(ValueError, match=r"sizes \(8, 2\) and 4 levels leave 0 pixels .* use at most 2 levels"):
+        Resizing.octaves((8, 2), ChangesAt((100, 200, 300)))

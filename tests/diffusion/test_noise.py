@@ -1,0 +1,93 @@
+"""Noise schedules: the published ones, and what every one of them promises."""
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
+
+SCHEDULES = [
+    LinearBeta(),
+    Cosine(),
+    LinearBeta(50, 1e-3, 0.3),
+    Cosine(50),
+    LinearBeta(1),
+    Cosine(1),
+    Cosine(7, offset=0.0),
+]
+every_schedule = pytest.mark.parametrize("noise", SCHEDULES, ids=str)
+
+
+@every_schedule
+def test_signal_and_noise_keep_unit_variance(noise: NoiseSchedule):
+    t = torch.arange(noise.timesteps + 1)
+    assert_close(noise.alpha(t) ** 2 + noise.sigma(t) ** 2, torch.ones(len(t), dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+@every_schedule
+def test_clean_image_is_at_zero(noise: NoiseSchedule):
+    assert (noise.alpha(0), noise.sigma(0), noise.snr(0), noise.log_snr(0)) == (1.0, 0.0, float("inf"), float("inf"))
+
+
+@every_schedule
+def test_log_snr_falls_strictly_and_stays_finite(noise: NoiseSchedule):
+    assert noise.log_snr_table.shape == (noise.timesteps + 1,)
+    assert noise.log_snr_table.dtype == torch.float64
+    assert (noise.log_snr_table.diff() < 0).all()
+    assert noise.log_snr_table[1:].isfinite().all()
+
+
+@every_schedule
+def test_snr_is_signal_over_noise(noise: NoiseSchedule):
+    t = torch.arange(1, noise.timesteps + 1)
+    assert_close(noise.snr(t), (noise.alpha(t) / noise.sigma(t)) ** 2, rtol=1e-12, atol=0)
+    assert_close(noise.log_snr(t), noise.snr(t).log(), rtol=1e-12, atol=1e-12)
+
+
+@every_schedule
+def test_tensors_and_integers_look_up_the_same(noise: NoiseSchedule):
+    t = torch.tensor([[noise.timesteps, 0], [1, noise.timesteps]])
+    for lookup in (noise.alpha, noise.sigma, noise.snr, noise.log_snr):
+        values = lookup(t)
+        assert values.dtype == torch.float64
+        assert values.tolist() == [[lookup(int(point)) for point in row] for row in t]
+        assert isinstance(lookup(1), float)
+
+
+@pytest.mark.parametrize(("noise", "name"), [(LinearBeta(), "linear"), (Cosine(), "squaredcos_cap_v2")])
+def test_schedules_are_those_of_diffusers(noise: NoiseSchedule, name: str):
+    expected = DDPMScheduler(beta_schedule=name).alphas_cumprod.double()
+    assert_close(noise.alpha(torch.arange(1, 1001)) ** 2, expected, rtol=0, atol=1e-6)
+
+
+@given(betas=st.tuples(st.floats(1e-5, 0.9), st.floats(1e-5, 0.9)), timesteps=st.integers(1, 40))
+def test_linear_betas_multiply_to_the_signal(betas, timesteps):
+    steps = torch.linspace(*betas, timesteps, dtype=torch.float64)
+    noise = LinearBeta(timesteps, *betas)
+    assert_close(noise.alpha(torch.arange(1, timesteps + 1)) ** 2, (1 - steps).cumprod(0), rtol=1e-10, atol=0)
+
+
+def test_cosine_betas_are_capped():
+    noise = Cosine(10, beta_max=0.5)
+    signal = noise.alpha(torch.arange(11)) ** 2
+    assert float((1 - signal[1:] / signal[:-1]).max()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinearBeta(0), "process of 0 timesteps"),
+        (lambda: Cosine(-5), "process of -5 timesteps"),
+        (lambda: LinearBeta(beta_start=0.0), "beta_start is 0.0"),
+        (lambda: LinearBeta(beta_end=1.0), "beta_end is 1.0"),
+        (lambda: LinearBeta(beta_end=float("nan")), "beta_end is nan"),
+        (lambda: Cosine(offset=-0.1), "offset cannot be negative"),
+        (lambda: Cosine(beta_max=1.0), r"beta_max lies in \(0, 1\)"),
+    ],
+)
+def test_schedules_that_are_none_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
