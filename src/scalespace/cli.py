@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -45,6 +45,10 @@ class _Train(TrainConfig):
     quiet: bool = False
     """No progress bars."""
 
+    def __post_init__(self):
+        # Values are checked when the configuration is taken out of this, where an error is not the parser's.
+        pass
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan(ModelConfig):
@@ -55,7 +59,7 @@ class _Plan(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Model folder, as training wrote it (RUN/model)."""
     output: str
     """New folder for the pictures."""
@@ -96,11 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.strerror is None:
             raise
-        _fail(f"{error.strerror} ({error.filename}); free space or choose another place")
+        place = "" if error.filename is None else f" ({error.filename})"
+        _fail(f"{error.strerror}{place}; check the path, that you may write there, and the free space")
     except KeyboardInterrupt:
-        print("scalespace: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        advice = "; the same command goes on from the last checkpoint" if words[0] == "train" else ""
+        print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -191,7 +197,7 @@ def _cli(arguments_class: type, words: list[str], command: Callable[..., None], 
     return tyro.cli(
         arguments_class,
         prog=f"scalespace {name}",
-        description=command.__doc__,
+        description=inspect.getdoc(command),
         args=words,
         **extra,
     )

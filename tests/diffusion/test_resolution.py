@@ -1,6 +1,7 @@
 """Resolution schedules: the authors' change points, and what a schedule promises."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def test_every_level_has_its_place_on_the_grid(formula, levels, gamma, timesteps
 @given(levels=st.integers(1, 8), timesteps=st.integers(20, 2000))
 def test_equal_levels_have_equal_shares(levels, timesteps):
     bounds = (1, *Equal(levels).change_points(timesteps), timesteps + 1)
-    shares = [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
+    shares = [after - before for before, after in pairwise(bounds)]
     # The last grid point is tau = 1 and belongs to the level before the one it would begin.
     assert max(shares) - min(shares) <= 2
 

@@ -97,6 +97,20 @@ def test_inverse_root_is_finite_where_the_space_is_exhausted_early():
     assert_close(symmetric_function(lambda v: v / 4, torch.rsqrt, x), 2 * x)
 
 
+def test_iteration_ends_with_the_last_exhausted_space():
+    # Three distinct eigenvalues make a space of three dimensions; a few more may pass for rounding.
+    vectors, _ = torch.linalg.qr(normal((20, 20), batch=()))
+    A = vectors * torch.tensor([1.0, 0.5, 0.25, 0.25], dtype=torch.float64).repeat(5) @ vectors.mT
+    products = []
+
+    def product(v: Tensor) -> Tensor:
+        products.append(v)
+        return product_with(A)(v)
+
+    symmetric_function(product, torch.sqrt, normal(SIZE, batch=(3,)))
+    assert 3 <= len(products) <= 8
+
+
 @given(seed=seeds(), rank=st.integers(1, 20))
 def test_batched_equals_one_by_one(seed, rank):
     A, x = semidefinite(seed, rank), normal(SIZE, seed, batch=(2, 3))
@@ -141,13 +155,13 @@ def test_largest_eigenvalue_is_exact_at_full_rank(seed, rank):
     assert bound == pytest.approx(3.0, rel=1e-12)
 
 
-@pytest.mark.parametrize("steps", [40, 128])
-def test_largest_eigenvalue_is_bounded_from_above_before_convergence(steps):
-    # The top of a blur's spectrum is crowded, so far fewer steps than its 576 dimensions leave a residual.
+@pytest.mark.parametrize(("steps", "slack"), [(10, 0.05), (20, 1e-3), (128, 1e-9)])
+def test_largest_eigenvalue_is_bounded_from_above_before_convergence(steps, slack):
+    # The top of a blur's spectrum is crowded: after 10 of its 576 dimensions the largest Ritz value is 0.4 % too small.
     B = blur((24, 24))
     exact = torch.linalg.matrix_norm(dense(B), ord=2).item() ** 2
     bound = largest_eigenvalue(lambda v: B.adjoint(B(v)), (24, 24), steps)
-    assert exact * (1 - 1e-13) <= bound <= exact * (1 + 1e-2)
+    assert exact * (1 - 1e-13) <= bound <= exact * (1 + slack)
 
 
 def test_largest_eigenvalue_of_zero_is_zero():

@@ -102,6 +102,8 @@ def test_sides_without_pixels_are_refused(source, target):
 def test_runs_on_the_device_of_its_argument():
     M = Resize((8, 6), (4, 3))
     x = torch.empty(2, 3, 8, 6, device="meta")
+    # Matrices that were put on one device before must not be met on another.
+    M.gram_function(torch.sqrt, M.T(M(torch.ones(8, 6))))
     for result in (M.T(M(x)), M.gram_function(torch.sqrt, x)):
         assert result.device.type == "meta"
         assert result.shape == x.shape

@@ -352,7 +352,7 @@ def test_sizes_are_judged_of_the_upright_picture(tmp_path):
     exif[0x0112] = 8
     path = fill(tmp_path / "data", {"a.png": encoded(picture(0, (16, 32)), exif=exif)})
     assert quietly(path, (32, 16)).enlarged == 0
-    with pytest.raises(UserError, match="a.png is 32x16"):
+    with pytest.raises(UserError, match=r"a\.png is 32x16"):
         quietly(path, (16, 32))
 
 

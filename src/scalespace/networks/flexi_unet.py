@@ -97,7 +97,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             input of a lower level is no skip.
 
     Raises:
-        ValueError: If the sizes do not decrease, need more levels than there are multipliers, or a number does not fit.
+        ValueError: If the sizes do not decrease or need more levels than there are multipliers, if a number is below 1 or
+            base_channels odd, or if the heads do not divide the channels of a level with attention.
     """
 
     _supports_gradient_checkpointing = True
@@ -128,11 +129,19 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                 f"sizes {self.sizes} need {self.levels[-1] + 1} network levels and channel_multipliers gives {depth}, "
                 f"which fit the first {fitting} of the sizes; leave the others out or add multipliers"
             )
-        if base_channels < 2 or base_channels % 2 or min(widths) < base_channels or blocks_per_level < 1:
-            raise ValueError(
-                f"base_channels {base_channels}, channel_multipliers {tuple(channel_multipliers)} and blocks_per_level "
-                f"{blocks_per_level} make no network; base_channels must be even and positive, the others at least 1"
-            )
+        if base_channels < 2 or base_channels % 2:
+            raise ValueError(f"base_channels is {base_channels}; it must be positive and even, for sines and cosines")
+        counts = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "channel_multipliers": min(channel_multipliers),
+            "blocks_per_level": blocks_per_level,
+            "attention_heads": attention_heads,
+            "num_classes": 1 if num_classes is None else num_classes,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} holds {count}; a network needs at least 1")
         # JSON has no tuples, so a loaded configuration holds lists; one form makes configurations comparable.
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks

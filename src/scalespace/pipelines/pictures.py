@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,7 +18,7 @@ _GAP = 2
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """A Pillow image of a tensor in [-1, 1], shape (3, H, W), or (1, H, W) for grey; values outside are clamped."""
+    """An RGB picture of a tensor in [-1, 1], shape (3, H, W), or (1, H, W) for grey; values outside are clamped."""
     pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
@@ -49,7 +50,9 @@ def image_generators(seed: int, indices: Sequence[int], device: torch.device | s
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed {seed} is not between 0 and {2**32 - 1}")
-    return [torch.Generator(device).manual_seed(seed << 31 | index) for index in indices]
+    # torch's CPU generator looks at 32 bits only: a hash keeps seeds apart, and counting from it the pictures of one seed.
+    first = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return [torch.Generator(device).manual_seed((first + index) % 2**32) for index in indices]
 
 
 class Trajectory:

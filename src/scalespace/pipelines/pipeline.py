@@ -27,6 +27,7 @@ class ScaleSpacePipeline(DiffusionPipeline):
 
     Raises:
         TypeError: If a part is of another class; stock schedulers and networks know one resolution only.
+        ValueError: If the scheduler has a resolution that the network does not know.
     """
 
     model_cpu_offload_seq = "unet"
@@ -39,6 +40,12 @@ class ScaleSpacePipeline(DiffusionPipeline):
                 raise TypeError(
                     f"{type(part).__name__} was given where {expected.__name__} is needed; build or load that"
                 )
+        unknown = [size for size in scheduler.sizes if size not in unet.sizes]
+        if unknown:
+            raise ValueError(
+                f"the scheduler has states of height and width {unknown[0]} and the network knows {unet.sizes}; "
+                "take both from one model"
+            )
         self.register_modules(unet=unet, scheduler=scheduler)
 
     @torch.no_grad()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from scalespace.errors import UserError
+from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 
 __all__ = ["load_pipeline"]
@@ -42,15 +45,27 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
     pipeline_class = parts["model_index.json"].get("_class_name")
     if pipeline_class != "ScaleSpacePipeline":
         raise UserError(f"{folder} holds a {pipeline_class}, not a ScaleSpacePipeline; give one that scalespace saved")
-    _check_weights(folder)
+    for part, expected in (("unet", "FlexiUNet"), ("scheduler", "ScaleSpaceScheduler")):
+        found = parts["model_index.json"].get(part)
+        if found != ["scalespace", expected]:
+            raise UserError(
+                f"{folder / 'model_index.json'} names {found} as the {part}, not {expected} of scalespace; "
+                "give a model that scalespace saved"
+            )
+    stored = _stored_shapes(folder)
     try:
+        with torch.device("meta"):
+            network: Any = FlexiUNet.from_config(parts["unet/config.json"])
+        _check_shapes(folder, stored, {name: tuple(value.shape) for name, value in network.state_dict().items()})
         return ScaleSpacePipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model {folder} cannot be loaded ({reason}); train or download it again") from error
 
 
-def _read_json(folder: Path, name: str) -> dict:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
     file = folder / name
     if not file.is_file():
         raise UserError(f"model {folder} lacks {name}; train or download it again")
@@ -63,7 +78,7 @@ def _read_json(folder: Path, name: str) -> dict:
     return content
 
 
-def _check_weights(folder: Path) -> None:
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     file = folder / _WEIGHTS
     if not file.is_file():
         pickles = sorted(f.name for f in file.parent.iterdir() if f.suffix in _PICKLES) if file.parent.is_dir() else []
@@ -74,7 +89,17 @@ def _check_weights(folder: Path) -> None:
             )
         raise UserError(f"model {folder} lacks {_WEIGHTS}; train or download it again")
     try:
-        with safe_open(file, framework="pt"):
-            pass
+        with safe_open(file, framework="pt") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged ({error}); train or download the model again") from error
+
+
+def _check_shapes(folder: Path, stored: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:
+    # diffusers would draw at random what is missing, and say so only in a warning.
+    for name in sorted(stored.keys() | needed.keys()):
+        if stored.get(name) != needed.get(name):
+            raise UserError(
+                f"{folder / _WEIGHTS} does not belong to unet/config.json: {name} has shape {stored.get(name)} in the file "
+                f"and {needed.get(name)} in the network; put the two files of one model together"
+            )

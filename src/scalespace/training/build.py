@@ -15,6 +15,9 @@ from scalespace.training.configuration import ModelConfig, ProcessConfig, TrainC
 
 __all__ = ["build_network", "build_scheduler", "loss_weight"]
 
+# Below it alpha_t is nothing to float32, and no step can lead back.
+_SMALLEST_SNR = 1e-30
+
 
 def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
     """The scheduler of a model; its ``process`` is the one to train on.
@@ -25,7 +28,7 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
     config = model.process
     try:
         degradation = _degradation(config)
-        return ScaleSpaceScheduler(
+        scheduler = ScaleSpaceScheduler(
             num_train_timesteps=config.timesteps,
             beta_schedule={"linear": "linear", "cosine": "squaredcos_cap_v2"}[config.noise],
             beta_start=config.beta_start,
@@ -34,6 +37,11 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
             change_points=degradation.change_points,
             released_quirks=model.released_quirks,
         )
+        if scheduler.process.noise.snr(config.timesteps) < _SMALLEST_SNR:
+            raise ValueError(
+                f"its noise leaves an SNR of less than {_SMALLEST_SNR:g} at t = {config.timesteps}; use smaller betas"
+            )
+        return scheduler
     except ValueError as error:
         raise UserError(f"the process cannot be built: {error}") from error
 
@@ -45,6 +53,8 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
         UserError: If the widths do not fit the process's sizes.
     """
     network = model.network
+    if not 0 <= network.dropout < 1:
+        raise UserError(f"the network cannot be built: dropout is {network.dropout}; give at least 0 and less than 1")
     try:
         return FlexiUNet(
             sizes=sizes,
@@ -73,6 +83,10 @@ def loss_weight(config: TrainConfig) -> LossWeight:
 
 
 def _degradation(config: ProcessConfig) -> Resizing:
+    if config.timesteps < 2:
+        raise ValueError(f"a process of {config.timesteps} timesteps cannot be sampled; give at least 2")
+    if min(config.image_size) < 1:
+        raise ValueError("an image size of {}x{} holds no pixels; give at least 1x1".format(*config.image_size))
     if config.sizes:
         levels = len(config.sizes)
         points = _schedule(config, levels).change_points(config.timesteps)

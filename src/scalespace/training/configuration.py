@@ -133,6 +133,10 @@ class TrainConfig(ModelConfig):
         for name in ("seed", "warmup_steps", "weight_decay", "sample_every", "cache_gib"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")
+        if self.seed >= 2**32:
+            raise UserError(f"seed is {self.seed}; give at most {2**32 - 1}")
+        if self.sample_steps < 2:
+            raise UserError(f"sample_steps is {self.sample_steps}; give at least 2")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}; give a number from 0 up to but not including 1")
         if self.change_share is not None and not 0 <= self.change_share <= 1:

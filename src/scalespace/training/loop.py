@@ -10,19 +10,22 @@ Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,7 +39,7 @@ from scalespace.training.batches import BatchOrder, to_model
 from scalespace.training.build import build_network, build_scheduler, loss_weight
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.data import ImageDataset, open_images
-from scalespace.training.run_directory import RunDirectory, write_directory
+from scalespace.training.run_directory import RunDirectory, write_directory, write_file
 from scalespace.training.time_sampling import TimeGroup, TimeSampler
 
 __all__ = ["Trainer", "train"]
@@ -44,6 +47,9 @@ __all__ = ["Trainer", "train"]
 # Words of the random keys that keep the streams of one seed apart.
 _GROUP, _TIMES, _NOISE, _DROPOUT = range(4)
 _AHEAD = 4
+_EMA_FILE = "ema.safetensors"
+# What reading a damaged checkpoint raises; EOFError and PickleError are torch's for a file cut short or not its own.
+_DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
 
 
 class StepResult(NamedTuple):
@@ -84,7 +90,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     scheduler = build_scheduler(config)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
-    accelerator = _accelerator(config)
+    trainer = Trainer(config, _accelerator(config), scheduler, network)
     data = open_images(
         config.data,
         scheduler.image_size,
@@ -101,8 +107,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     if data.enlarged:
         say(f"enlarged {data.enlarged} of {len(data)} pictures that are smaller than the image size")
     run = RunDirectory(config, data.fingerprint)
+    accelerator = trainer.accelerator
     accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
-    trainer = Trainer(config, data, accelerator, scheduler, network)
     first = _resume(run, trainer, say)
     if first > config.max_steps:
         raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
@@ -111,7 +117,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
     )
     with bar:
-        for step, result in enumerate(trainer.steps(first), start=first + 1):
+        for step, result in enumerate(trainer.steps(data, first), start=first + 1):
             recorder.add(step, result)
             checkpoint = step % config.checkpoint_every == 0 or step == config.max_steps
             if checkpoint or step % config.log_every == 0:
@@ -134,22 +140,22 @@ class Trainer:
 
     Args:
         config: The run.
-        data: Pictures at full resolution.
         accelerator: Device, precision and processes.
         scheduler: Holds the process to train on.
         network: With its initial weights.
+
+    Raises:
+        UserError: If the configuration wants batches at resolution changes where there are none.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        data: ImageDataset,
         accelerator: Accelerator,
         scheduler: ScaleSpaceScheduler,
         network: FlexiUNet,
     ):
         self.config = config
-        self.data = data
         self.accelerator = accelerator
         self.scheduler = scheduler
         self.process = scheduler.process
@@ -169,12 +175,11 @@ class Trainer:
             power=config.ema_power,
             foreach=True,
         )
-        accelerator.register_for_checkpointing(self.ema)
         self.network.train()
 
-    def steps(self, first: int) -> Iterator[StepResult]:
-        """Take the steps ``first`` to ``max_steps`` - 1, counted from 0."""
-        for step, batch in enumerate(self._batches(first), start=first):
+    def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
+        """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""
+        for step, batch in enumerate(self._batches(data, first), start=first):
             yield self._step(step, batch)
 
     def _step(self, step: int, batch: Batch) -> StepResult:
@@ -208,14 +213,14 @@ class Trainer:
         weight = self.weight(self.process.noise.snr(t))
         return group, x0_loss(prediction.float(), x0_s, weight).mean()
 
-    def _batches(self, first: int) -> Iterator[Batch]:
+    def _batches(self, data: ImageDataset, first: int) -> Iterator[Batch]:
         accelerator, config = self.accelerator, self.config
         order = BatchOrder(
-            len(self.data), config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
+            len(data), config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes
         )
 
         def read(step: int) -> Batch:
-            return Batch(*self.data.batch(order.indices(step)), order.flips(step) if config.flip else None)
+            return Batch(*data.batch(order.indices(step)), order.flips(step) if config.flip else None)
 
         # A thread reads ahead; decoding releases the interpreter's lock.
         with ThreadPoolExecutor(1) as pool:
@@ -231,11 +236,20 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on."""
         self.accelerator.save_state(str(path), safe_serialization=True)
+        # accelerate would load a registered object from a pickle that may run any code.
+        averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
+        save_file(averages, path / _EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
 
     def load(self, path: Path) -> None:
         """Go back to what ``save`` wrote."""
         self.accelerator.load_state(str(path))
-        self.ema.to(self.accelerator.device)
+        with safe_open(path / _EMA_FILE, framework="pt") as file:
+            for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
+                average.copy_(file.get_tensor(name))
+            self.ema.optimization_step = int(file.metadata()["optimization_step"])
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
 
     def save_pipeline(self, path: Path) -> None:
         """Write the pipeline with the averaged weights, in diffusers' layout."""
@@ -259,8 +273,7 @@ class Trainer:
                 output_type="pt",
                 return_dict=False,
             )[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture_grid([to_picture(2 * image - 1) for image in images]).save(path)
+        write_file(path, picture_grid([to_picture(2 * image - 1) for image in images]).save)
 
     @contextmanager
     def _averaged(self) -> Iterator[FlexiUNet]:
@@ -289,29 +302,28 @@ class _Recorder:
         """Write what has gathered; returns a word for the progress bar.
 
         Raises:
-            UserError: If a loss is not finite.
+            UserError: If a loss is not finite, or a gradient has spoilt the weights.
         """
         if not self.pending:
             return ""
-        steps = [step for step, _ in self.pending]
         losses = torch.stack([result.loss for _, result in self.pending]).tolist()
+        norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
         by_group: dict[str, list[float]] = {}
-        for step, (_, result), loss in zip(steps, self.pending, losses, strict=True):
+        for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
             if not math.isfinite(loss):
-                latest = self.run.latest_checkpoint()
-                kept = f"the last good checkpoint is {latest[1]}" if latest else "no checkpoint had been written yet"
-                raise UserError(
-                    f"the loss is {loss} at step {step} ({_name(result.group)}) and training has stopped; {kept}; "
-                    "lower --learning-rate, or use bf16 in the place of fp16"
-                )
+                self._stop(f"the loss is {loss}", step, result)
+            # In half precision the scaler leaves such a step out and goes on with a smaller scale.
+            if not math.isfinite(norm) and self.accelerator.scaler is None:
+                self._stop(f"the norm of the gradient is {norm}", step, result)
             by_group.setdefault(_name(result.group), []).append(loss)
+        finite = [norm for norm in norms if math.isfinite(norm)]
         seconds = time.perf_counter() - self.since
-        pictures = len(steps) * self.config.batch_size * self.accelerator.num_processes
+        pictures = len(losses) * self.config.batch_size * self.accelerator.num_processes
         record = {
-            "step": steps[-1],
+            "step": self.pending[-1][0],
             "loss": sum(losses) / len(losses),
             "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
-            "gradient_norm": float(torch.stack([result.gradient_norm for _, result in self.pending]).mean()),
+            "gradient_norm": sum(finite) / len(finite) if finite else None,
             "pictures_per_second": round(pictures / seconds, 1),
         }
         self.pending.clear()
@@ -319,8 +331,18 @@ class _Recorder:
         if self.accelerator.is_main_process:
             self.run.append_log(record)
         scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
+        scalars = {key: value for key, value in scalars.items() if value is not None}
         self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])
         return f"loss {record['loss']:.4f}"
+
+    def _stop(self, what: str, step: int, result: StepResult) -> NoReturn:
+        latest = self.run.latest_checkpoint()
+        kept = f"the last good checkpoint is {latest[1]}" if latest else "no checkpoint had been written yet"
+        half = ", or bf16 in the place of fp16" if self.accelerator.scaler is not None else ""
+        raise UserError(
+            f"{what} at step {step} ({_name(result.group)}) and training has stopped; {kept}; "
+            f"train in a new --output-dir with a lower --learning-rate{half}"
+        )
 
 
 def _name(group: TimeGroup) -> str:
@@ -337,8 +359,8 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
     step, path = latest
     try:
         trainer.load(path)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _DAMAGE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"checkpoint {path} is damaged ({reason}); delete it to resume from the one before") from error
     run.rewind_log(step)
     say(f"resuming {run.path} at step {step}")
@@ -346,20 +368,19 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
-    trackers = None if config.tracker == "none" else config.tracker
+    tracker = None if config.tracker == "none" else config.tracker
+    if tracker is not None and find_spec(tracker) is None:
+        raise UserError(f"{tracker} is not installed; run pip install 'scale-space-diffusion[{tracker}]'")
     try:
-        accelerator = Accelerator(
+        return Accelerator(
             mixed_precision=config.mixed_precision,
-            log_with=trackers,
+            log_with=tracker,
             project_dir=config.output_dir,
             # A step runs only the layers that its resolutions need; the others get no gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"cannot train with these options: {str(error).splitlines()[0]}") from error
-    if trackers is not None and not accelerator.log_with:
-        raise UserError(f"{trackers} is not installed; run pip install scale-space-diffusion[{trackers}]")
-    return accelerator
 
 
 def _key(*words: int) -> int:

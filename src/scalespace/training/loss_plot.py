@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
     axes = figure.subplots()
     names = sorted({name for record in records for name in record["losses"]}, key=_resolution)
     inside = [name for name in names if "->" not in name]
-    for name, style in zip(inside, ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 5))), strict=False):
+    for name, style in zip(inside, cycle(("-", "--", "-.", ":")), strict=False):
         axes.plot(*_smoothed(records, name), linestyle=style, label=name)
     for name in names:
         if "->" in name:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -25,7 +26,9 @@ from safetensors import SafetensorError
 from scalespace.errors import UserError
 from scalespace.training.configuration import TrainConfig
 
-__all__ = ["RunDirectory", "write_directory"]
+__all__ = ["RunDirectory", "write_directory", "write_file"]
+
+_REMEDY = "free space or choose another place"
 
 # Fields that may change between two starts of one run, since they do not change its weights.
 _FREE = frozenset(
@@ -53,29 +56,29 @@ class RunDirectory:
         self._checkpoints = self.path / "checkpoints"
         identity = _identity(config, fingerprint)
         if self._is_new():
-            self.path.mkdir(parents=True, exist_ok=True)
-            _write_atomically(self.path / "run.json", json.dumps(identity, indent=2) + "\n")
+            text = json.dumps(identity, indent=2) + "\n"
+            write_file(self.path / "run.json", lambda file: _write_text(file, text))
         else:
             self._check_identity(identity)
 
     def _is_new(self) -> bool:
         if self.path.is_file():
             raise UserError(f"{self.path} is a file; name a folder for the run with --output-dir")
-        return not self.path.exists() or not any(self.path.iterdir())
+        # A run whose first file could not be written, on a full disk, has left nothing that is worth keeping.
+        return not self.path.exists() or all(file.name == ".partial-run.json" for file in self.path.iterdir())
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.path / "run.json"
         if not file.is_file():
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
         try:
-            found = json.loads(file.read_text())
-        except ValueError as error:
+            old, new = _flat(json.loads(file.read_text())), _flat(identity)
+        except (ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
-        old, new = _flat(found), _flat(identity)
         differences = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         if differences:
             name = differences[0]
-            more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+            more = f" ({len(differences) - 1} other options differ too)" if len(differences) > 1 else ""
             raise UserError(
                 f"{self.path} holds a different run: {name} is {old.get(name)} there and {new.get(name)} here{more}; "
                 "give a new --output-dir, or the same options to resume"
@@ -83,8 +86,12 @@ class RunDirectory:
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Step and folder of the newest checkpoint, if there is one."""
-        found = sorted(self._checkpoints.glob("step-*"))
+        found = self._all_checkpoints()
         return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+
+    def _all_checkpoints(self) -> list[Path]:
+        # Oldest first; copies that a user keeps beside them under other names are left alone.
+        return sorted(path for path in self._checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Write the checkpoint of ``step`` whole or not at all, then delete the oldest ones.
@@ -98,13 +105,20 @@ class RunDirectory:
             latest = self.latest_checkpoint()
             kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no earlier checkpoint"
             raise UserError(f"{error}; {kept}") from error
-        for old in sorted(self._checkpoints.glob("step-*"))[: -self.keep]:
+        for old in self._all_checkpoints()[: -self.keep]:
             shutil.rmtree(old)
 
     def append_log(self, record: dict[str, Any]) -> None:
-        """Add a line to the log."""
-        with self.log_path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line to the log.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        try:
+            with self.log_path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.log_path} ({_reason(error)}); {_REMEDY}") from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of the log; a last line cut short by a crash is left out."""
@@ -114,7 +128,7 @@ class RunDirectory:
         """Drop what was logged after ``step``, since it is about to be done again."""
         if self.log_path.exists():
             lines = [json.dumps(record) + "\n" for record in self._log_records() if record["step"] <= step]
-            _write_atomically(self.log_path, "".join(lines))
+            write_file(self.log_path, lambda file: _write_text(file, "".join(lines)))
 
     def _log_records(self) -> Iterator[dict[str, Any]]:
         if not self.log_path.exists():
@@ -148,13 +162,36 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors report a full disk as errors of their own, without its number.
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {path} ({_reason(error)}); free space or choose another place") from error
+        raise UserError(f"cannot write {path} ({_reason(error)}); {_REMEDY}") from error
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all, in the place of an older one.
+
+    Args:
+        path: The final name; its folder is made if absent.
+        write: Writes the file it is given, whose name has the ending of the final one.
+
+    Raises:
+        UserError: If writing fails, as on a full disk; an older file of that name stays.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({_reason(error)}); {_REMEDY}") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
-    return str(error).splitlines()[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _identity(config: TrainConfig, fingerprint: str) -> dict[str, Any]:
@@ -173,7 +210,5 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

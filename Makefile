@@ -1,0 +1,44 @@
+# On a fresh clone, with python3 (3.11 or newer) and make: `make demo` or `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: help setup demo test lint benchmark clean
+
+help:
+	@echo "make demo       train a small model on procedural pictures and sample from it (runs/demo)"
+	@echo "make test       run all tests"
+	@echo "make lint       style, types and import rules"
+	@echo "make benchmark  print the figures of docs/benchmarks.md"
+	@echo "make clean      remove the environment and the demo's run"
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scalespace needs Python 3.11 or newer, and $(PYTHON) is %d.%d; give another with make PYTHON=..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	@rm -rf $(RUN)
+	$(BIN)/scalespace train --preset tiny --data synthetic:shapes --output-dir $(RUN) --max-steps 600 --batch-size 32 \
+		--learning-rate 1e-3 --warmup-steps 50 --ema-decay 0.99 --change-share 0.03 --checkpoint-every 200 --sample-every 0
+	$(BIN)/scalespace sample $(RUN)/model --num-images 64 --batch-size 32 --steps 50 --trajectory --output $(RUN)/pictures
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+benchmark: setup
+	$(BIN)/python -m pytest benchmarks
+
+clean:
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,159 @@
+"""Sampling as a distribution, in closed form: with the exact denoiser a sampler draws a Gaussian that is known."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from tests.isotropic import IsotropicAtChanges
+from tests.strategies import normal, seeds
+from torch.testing import assert_close
+
+from scalespace.diffusion.degradation import Resizing
+from scalespace.diffusion.denoiser import GaussianDenoiser, dense
+from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.solvers import Ancestral, uniform_grid
+from scalespace.evaluation.oracle import (
+    frechet_distance_squared,
+    power_law,
+    sampled_covariance,
+    spectral_covariance,
+)
+
+LENGTH = 64
+DATA = spectral_covariance(power_law((1, LENGTH)))
+
+
+def line_process(levels: int) -> ScaleSpaceProcess:
+    """The paper's noise and resolutions, on pictures that are one row of 64 pixels."""
+    sizes = tuple((1, LENGTH >> level) for level in range(levels))
+    return ScaleSpaceProcess(LinearBeta(), Resizing(sizes, ConvexDecay(levels).change_points(1000)))
+
+
+def grid_with_changes(process: ScaleSpaceProcess, steps: int) -> tuple[int, ...]:
+    """Both points of every change, so that the jump between resolutions is one step long, as in training."""
+    changes = process.degradation.change_points
+    return uniform_grid(1000, steps, (*changes, *(t - 1 for t in changes)))
+
+
+def error(solver, process: ScaleSpaceProcess, steps: int) -> float:
+    drawn = sampled_covariance(solver, GaussianDenoiser(process, DATA), grid_with_changes(process, steps))
+    return frechet_distance_squared(drawn, DATA) / float(DATA.trace())
+
+
+@pytest.mark.parametrize(
+    ("steps", "levels", "expected"),
+    [
+        (1000, 1, 0.00006),
+        (1000, 2, 0.00006),
+        (1000, 3, 0.00016),
+        (1000, 4, 0.00063),
+        (50, 1, 0.00767),
+        (50, 2, 0.00767),
+        (50, 3, 0.00812),
+        (50, 4, 0.00910),
+    ],
+)
+def test_ancestral_sampling_recovers_gaussian_data(steps, levels, expected):
+    process = line_process(levels)
+    # Within 5 %, and half a unit of the last digit that was printed.
+    assert error(Ancestral(process), process, steps) == pytest.approx(expected, rel=0.05, abs=0.000005)
+
+
+@pytest.mark.parametrize("levels", [3, 4])
+def test_isotropic_noise_at_the_changes_changes_the_error(levels):
+    process = line_process(levels)
+    right, wrong = (error(solver(process), process, 1000) for solver in (Ancestral, IsotropicAtChanges))
+    # It can even come out smaller, since the noise that it adds makes up for what ancestral steps lack elsewhere.
+    assert abs(wrong - right) > 0.3 * right
+
+
+@pytest.mark.parametrize("steps", [1000, 50])
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_isotropic_noise_at_a_change_leaves_the_marginal(steps, levels):
+    # Right after every change, where the marginal alpha^2 M C M^T + sigma^2 I says what x_s has to be.
+    process = line_process(levels)
+    denoiser, grid = GaussianDenoiser(process, DATA), grid_with_changes(process, steps)
+    for change in process.degradation.change_points:
+        s = change - 1
+        M, alpha, sigma = dense(process.degradation.operator(0, s)), process.noise.alpha(s), process.noise.sigma(s)
+        marginal = alpha**2 * M @ DATA @ M.mT + sigma**2 * torch.eye(len(M), dtype=torch.float64)
+        right, wrong = (
+            frechet_distance_squared(sampled_covariance(solver(process), denoiser, grid, end=s), marginal)
+            / float(marginal.trace())
+            for solver in (Ancestral, IsotropicAtChanges)
+        )
+        assert right < 0.0002
+        assert wrong > 0.006
+
+
+def test_chain_keeps_the_true_marginals_up_to_the_one_step_posterior():
+    # A denoiser of a point mass is a constant, the posterior is then exact, and so is the chain's end.
+    process = line_process(4)
+    nothing = GaussianDenoiser(process, torch.zeros(LENGTH, LENGTH, dtype=torch.float64))
+    grid = grid_with_changes(process, 50)
+    for end in (937, 500, 100, 0):
+        drawn = sampled_covariance(Ancestral(process), nothing, grid, end)
+        variance = process.noise.sigma(end) ** 2
+        # x_T is drawn from N(0, I) where its marginal has sigma_T^2, smaller by alpha_T^2.
+        assert_close(drawn, variance * torch.eye(len(drawn), dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+def test_covariance_of_data_with_a_mean_is_refused():
+    process = line_process(1)
+    denoiser = GaussianDenoiser(process, DATA, torch.ones(1, LENGTH, dtype=torch.float64))
+    with pytest.raises(ValueError, match="data has a mean"):
+        sampled_covariance(Ancestral(process), denoiser, (1000, 1))
+
+
+def test_power_law_has_its_mean_and_falls_as_told():
+    spectrum = power_law((1, 64))
+    assert float(spectrum.mean()) == pytest.approx(0.25)
+    assert_close(spectrum[0] / spectrum[0, 0], torch.arange(1, 65, dtype=torch.float64) ** -2)
+    plane = power_law((5, 4), exponent=3.0, mean=2.0)
+    assert float(plane.mean()) == pytest.approx(2.0)
+    assert float(plane[3, 0] / plane[0, 0]) == pytest.approx(4.0**-3)
+    assert float(plane[4, 3] / plane[0, 0]) == pytest.approx(6.0**-3)
+
+
+def test_spectral_covariance_has_cosines_as_eigenvectors():
+    spectrum = power_law((3, 4))
+    covariance = spectral_covariance(spectrum)
+    assert float(covariance.trace()) == pytest.approx(float(spectrum.sum()))
+    rows, columns = torch.arange(3, dtype=torch.float64) + 0.5, torch.arange(4, dtype=torch.float64) + 0.5
+    for k_h in range(3):
+        for k_w in range(4):
+            wave = torch.outer(torch.cos(math.pi * k_h * rows / 3), torch.cos(math.pi * k_w * columns / 4)).flatten()
+            assert_close(covariance @ wave, spectrum[k_h, k_w] * wave)
+
+
+@given(seed=seeds())
+def test_frechet_distance_is_known_where_covariances_commute(seed):
+    vectors, _ = torch.linalg.qr(normal((6, 6), seed, batch=()))
+    first, second = normal((2, 6), seed, batch=()).square()
+    distance = frechet_distance_squared(vectors * first @ vectors.mT, vectors * second @ vectors.mT)
+    assert distance == pytest.approx(float((first.sqrt() - second.sqrt()).square().sum()), abs=1e-12)
+
+
+@given(seed=seeds())
+def test_frechet_distance_is_symmetric_and_zero_at_home(seed):
+    first, second = (factor @ factor.mT for factor in normal((6, 4), seed))
+    assert frechet_distance_squared(first, first) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance_squared(first, second) == pytest.approx(frechet_distance_squared(second, first))
+    assert frechet_distance_squared(first, second) > 0
+
+
+@given(seed=seeds())
+def test_frechet_distance_is_the_optimal_transport_cost(seed):
+    # The map T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2 takes N(0, A) to N(0, B); its mean squared motion is the distance.
+    A, B = (factor @ factor.mT + 0.1 * torch.eye(5, dtype=torch.float64) for factor in normal((5, 5), seed))
+
+    def power(S: torch.Tensor, exponent: float) -> torch.Tensor:
+        values, vectors = torch.linalg.eigh(S)
+        return vectors * values**exponent @ vectors.mT
+
+    transport = power(A, -0.5) @ power(power(A, 0.5) @ B @ power(A, 0.5), 0.5) @ power(A, -0.5)
+    motion = transport - torch.eye(5, dtype=torch.float64)
+    assert frechet_distance_squared(A, B) == pytest.approx(float((motion @ A @ motion.mT).trace()), rel=1e-8)

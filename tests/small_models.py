@@ -1,0 +1,91 @@
+"""Models and runs that are small enough for a test, and commands that must fail as the command line promises."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scalespace.cli import main
+from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
+
+__all__ = ["SMALL_OPTIONS", "cli_error", "small_config", "small_pipeline", "small_scheduler", "train_words"]
+
+SIZES = ((8, 8), (4, 4))
+TIMESTEPS = 20
+CHANGE = 11
+
+_SHAPE = {
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_max_size": 4,
+    "attention_heads": 2,
+}
+
+SMALL_OPTIONS = (
+    "--process.image-size 8 8 --process.levels 2 --process.timesteps 20 --process.resolution equal "
+    "--process.beta-start 0.02 --process.beta-end 0.4 --network.base-channels 8 --network.channel-multipliers 1 2 "
+    "--network.blocks-per-level 1 --network.attention-max-size 4 --network.attention-heads 2"
+).split()
+"""The same model at the command line."""
+
+
+def small_scheduler(**options: Any) -> ScaleSpaceScheduler:
+    """Two levels, 8 and 4 pixels, 20 timesteps."""
+    options = {"sizes": SIZES, "change_points": (CHANGE,)} | options
+    return ScaleSpaceScheduler(num_train_timesteps=TIMESTEPS, beta_start=0.02, beta_end=0.4, **options)
+
+
+def small_pipeline(seed: int = 0, **network: Any) -> ScaleSpacePipeline:
+    """Random weights everywhere, so that pictures depend on all of them."""
+    torch.manual_seed(seed)
+    unet = FlexiUNet(sizes=SIZES, **(_SHAPE | network))
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    pipeline = ScaleSpacePipeline(unet.eval(), small_scheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def small_config(output_dir: Path, network: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    """A run of six steps on 16 pictures."""
+    options: dict[str, Any] = {
+        "data": "synthetic:shapes:16",
+        "output_dir": str(output_dir),
+        "process": ProcessConfig(
+            (8, 8), levels=2, timesteps=TIMESTEPS, resolution="equal", beta_start=0.02, beta_end=0.4
+        ),
+        "network": NetworkConfig(**(_SHAPE | (network or {}))),
+        "max_steps": 6,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "log_every": 1,
+        "sample_every": 0,
+        "checkpoint_every": 3,
+    }
+    return TrainConfig(**(options | changes))
+
+
+def train_words(output_dir: Path, *words: str, data: str | Path = "synthetic:shapes:16") -> list[str]:
+    """The command of a run of two steps."""
+    run = "--max-steps 2 --batch-size 4 --warmup-steps 0 --sample-every 0 --log-every 1 --quiet".split()
+    return ["train", "--data", str(data), "--output-dir", str(output_dir), *SMALL_OPTIONS, *run, *words]
+
+
+def cli_error(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """The one sentence on stderr of a command that must fail with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert errors.startswith("scalespace: error: ")
+    assert errors.count("\n") == 1, errors
+    return errors
