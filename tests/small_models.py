@@ -1,5 +1,6 @@
 """Models and runs that are small enough for a test, and commands that must fail as the command line promises."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ _SHAPE = {
     "attention_heads": 2,
 }
 
-SMALL_OPTIONS = (
+SMALL_OPTIONS = shlex.split(
     "--process.image-size 8 8 --process.levels 2 --process.timesteps 20 --process.resolution equal "
     "--process.beta-start 0.02 --process.beta-end 0.4 --network.base-channels 8 --network.channel-multipliers 1 2 "
     "--network.blocks-per-level 1 --network.attention-max-size 4 --network.attention-heads 2"
-).split()
+)
 """The same model at the command line."""
 
 
@@ -75,7 +76,7 @@ def small_config(output_dir: Path, network: dict[str, Any] | None = None, **chan
 
 def train_words(output_dir: Path, *words: str, data: str | Path = "synthetic:shapes:16") -> list[str]:
     """The command of a run of two steps."""
-    run = "--max-steps 2 --batch-size 4 --warmup-steps 0 --sample-every 0 --log-every 1 --quiet".split()
+    run = shlex.split("--max-steps 2 --batch-size 4 --warmup-steps 0 --sample-every 0 --log-every 1 --quiet")
     return ["train", "--data", str(data), "--output-dir", str(output_dir), *SMALL_OPTIONS, *run, *words]
 
 

@@ -210,7 +210,7 @@ def _device(name: str) -> Any:
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{name}" cannot be used ({str(error).splitlines()[0]}); use cpu or auto') from error
     return device

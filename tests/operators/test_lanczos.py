@@ -35,8 +35,8 @@ def test_recurrence_leaves_only_the_residual(seed, steps, dtype, rank):
     # A Q - Q T = r e_k^T, with |r| as returned and r orthogonal to Q.
     A, x = semidefinite(seed, rank), normal(SIZE, seed + 1, dtype, batch=(3,))
     Q, diagonal, off_diagonal, residual = tridiagonalise(product_with(A), x, steps)
-    Q = Q.flatten(-2).movedim(0, -1).double()
-    T = torch.diag_embed(diagonal.mT) + torch.diag_embed(off_diagonal.mT, 1) + torch.diag_embed(off_diagonal.mT, -1)
+    Q = Q.flatten(-2).mT.double()
+    T = torch.diag_embed(diagonal) + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
     rest = A @ Q - Q @ T.double()
     atol = tolerance(dtype)
     assert_close(rest[..., :-1], torch.zeros_like(rest[..., :-1]), rtol=0, atol=atol)
@@ -48,7 +48,7 @@ def test_recurrence_leaves_only_the_residual(seed, steps, dtype, rank):
 def test_basis_is_orthonormal_and_ends_in_zeros_where_the_space_is_exhausted(seed, steps, dtype, rank):
     A, x = semidefinite(seed, rank), normal(SIZE, seed + 1, dtype, batch=(3,))
     Q, *_ = tridiagonalise(product_with(A), x, steps)
-    gram = torch.einsum("i...hw,j...hw->...ij", Q, Q)
+    gram = torch.einsum("...ihw,...jhw->...ij", Q, Q)
     norms = gram.diagonal(dim1=-2, dim2=-1)
     assert_close(gram, torch.diag_embed(norms.round()), rtol=0, atol=tolerance(dtype))
     # x touches every eigenvalue, zero among them. Beyond that a direction of rounding may live on, but not return.

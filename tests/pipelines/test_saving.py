@@ -101,7 +101,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "network configuration empty": (_write("unet/config.json", b""), "config.json is damaged"),
     "network configuration wrong": (_edit("unet/config.json", sizes=None), "cannot be loaded"),
     "network configuration odd": (_edit("unet/config.json", base_channels=7), "base_channels is 7"),
-    "scheduler configuration missing": (_remove("scheduler/scheduler_config.json"), "lacks scheduler/scheduler_config.j"),
+    "scheduler configuration missing": (
+        _remove("scheduler/scheduler_config.json"),
+        "lacks scheduler/scheduler_config.j",
+    ),
     "scheduler configuration cut": (_cut("scheduler/scheduler_config.json"), "scheduler_config.json is damaged"),
     "scheduler of no process": (_edit("scheduler/scheduler_config.json", change_points=[3, 2]), "cannot be loaded"),
     "scheduler of another model": (

@@ -31,34 +31,35 @@ def tridiagonalise(product: Callable[[Tensor], Tensor], x: Tensor, steps: int) -
         steps: Number of basis vectors k, at most H W.
 
     Returns:
-        Q of shape (k, ..., H, W); the diagonal of T, (k, ...); its off-diagonal, (k - 1, ...); and the norm of the last
+        Q of shape (..., k, H, W); the diagonal of T, (..., k); its off-diagonal, (..., k - 1); and the norm of the last
         residual r, (...).
     """
     tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
-    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    basis = x.new_zeros(steps, *x.shape)
-    diagonal = x.new_zeros(steps, *norm.shape)
-    off_diagonal = x.new_zeros(steps, *norm.shape)
+    batch, size = x.shape[:-2], x.shape[-2:]
+    start = x.reshape(-1, size.numel())
+    norm = torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    basis = x.new_zeros(len(start), steps, size.numel())
+    diagonal, off_diagonal = x.new_zeros(2, len(start), steps)
     largest = torch.zeros_like(norm)
-    basis[0] = torch.where(norm > 0, x / norm.clamp_min(tiny), 0.0)
+    basis[:, 0] = torch.where(norm > 0, start / norm.clamp_min(tiny), 0.0)
     for step in range(steps):
-        known = basis[: step + 1]
-        w = product(basis[step])
-        diagonal[step] = (w * basis[step]).sum(dim=(-2, -1), keepdim=True)
+        q, known = basis[:, step], basis[:, : step + 1]
+        w = product(q.reshape(x.shape)).reshape(start.shape)
+        diagonal[:, step] = (w * q).sum(1)
         for _ in range(2):
-            w = w - ((w * known).sum(dim=(-2, -1), keepdim=True) * known).sum(0)
-        beta = torch.linalg.vector_norm(w, dim=(-2, -1), keepdim=True)
+            coefficients = torch.bmm(known, w[:, :, None])
+            w = torch.baddbmm(w[:, None], coefficients.mT, known, alpha=-1)[:, 0]
+        beta = torch.linalg.vector_norm(w, dim=1, keepdim=True)
         # What is left below rounding of the largest coefficient seen is noise, not a direction.
-        largest = torch.maximum(largest, torch.maximum(diagonal[step].abs(), beta))
+        largest = torch.maximum(largest, torch.maximum(diagonal[:, step, None].abs(), beta))
         alive = beta > 10 * eps * largest
-        off_diagonal[step] = torch.where(alive, beta, 0.0)
+        off_diagonal[:, step] = torch.where(alive, beta, 0.0)[:, 0]
         if not alive.any():
             break
         if step + 1 < steps:
-            basis[step + 1] = torch.where(alive, w / beta.clamp_min(tiny), 0.0)
-    slices = (-2, -1)
-    off_diagonal = off_diagonal.squeeze(slices)
-    return basis, diagonal.squeeze(slices), off_diagonal[:-1], off_diagonal[-1]
+            basis[:, step + 1] = torch.where(alive, w / beta.clamp_min(tiny), 0.0)
+    diagonal, off_diagonal = diagonal.reshape(*batch, steps), off_diagonal.reshape(*batch, steps)
+    return basis.reshape(*batch, steps, *size), diagonal, off_diagonal[..., :-1], off_diagonal[..., -1]
 
 
 def symmetric_function(
@@ -92,14 +93,14 @@ def _evaluate(product: Callable[[Tensor], Tensor], f: Callable[[Tensor], Tensor]
     basis, diagonal, off_diagonal, _ = tridiagonalise(product, x, steps)
     # After a breakdown the zeros of T are no eigenvalues of A: f is to be asked only where A's spectrum lies.
     exhausted = (basis == 0).all(dim=-1).all(dim=-1)
-    diagonal = torch.where(exhausted, diagonal[0], diagonal)
+    diagonal = torch.where(exhausted, diagonal[..., :1], diagonal)
     eigenvalues, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off_diagonal))
     # Rounding may leave an eigenvalue of a semi-definite A a little under zero, where f need not be defined.
     weights = vectors @ (f(eigenvalues.clamp_min(0)) * vectors[..., 0, :]).unsqueeze(-1)
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    coefficients = weights.squeeze(-1).movedim(-1, 0)[..., None, None].to(x.dtype)
+    combined = (weights.mT.to(x.dtype) @ basis.flatten(-2)).reshape(x.shape)
     # A slice of zeros has no T at all, and f may be infinite on what stands there.
-    return torch.where(norm == 0, 0.0, norm * (coefficients * basis).sum(0))
+    return torch.where(norm == 0, 0.0, norm * combined)
 
 
 class _SymmetricFunction(torch.autograd.Function):
@@ -136,6 +137,5 @@ def largest_eigenvalue(product: Callable[[Tensor], Tensor], size: tuple[int, int
 
 
 def _tridiagonal(diagonal: Tensor, off_diagonal: Tensor) -> Tensor:
-    main = torch.diag_embed(diagonal.movedim(0, -1).double())
-    side = off_diagonal.movedim(0, -1).double()
+    main, side = torch.diag_embed(diagonal.double()), off_diagonal.double()
     return main + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -113,3 +114,5 @@ class ScaleSpacePipeline(DiffusionPipeline):
 
 # diffusers records this module in model_index.json and looks there for the base classes too.
 ScaleSpacePipeline.__module__ = "scalespace"
+# DiffusionPipeline.from_pretrained looks among diffusers' own names for the class that a folder asks for.
+setattr(diffusers, ScaleSpacePipeline.__name__, ScaleSpacePipeline)

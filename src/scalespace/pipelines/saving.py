@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 __all__ = ["load_pipeline"]
 
@@ -57,7 +58,10 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
         with torch.device("meta"):
             network: Any = FlexiUNet.from_config(parts["unet/config.json"])
         _check_shapes(folder, stored, {name: tuple(value.shape) for name, value in network.state_dict().items()})
-        return ScaleSpacePipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        # Part by part, since diffusers would show a bar for it.
+        unet: Any = FlexiUNet.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        scheduler: Any = ScaleSpaceScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        return ScaleSpacePipeline(unet, scheduler)
     except UserError:
         raise
     except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:

@@ -1,0 +1,303 @@
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.small_models import SMALL_OPTIONS, cli_error, train_words
+
+from scalespace.cli import main
+from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.training.loop import Trainer
+
+
+def _pictures(folder: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index:04d}.png")
+    return folder
+
+
+def _shell(*words: str) -> subprocess.CompletedProcess[str]:
+    program = "from scalespace.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+
+
+def test_help_is_quick_and_loads_no_torch():
+    program = (
+        "import sys; from scalespace.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('loaded:', *(name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules))"
+    )
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # What the processor worked, not what passed meanwhile: the machine may be busy with something else.
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert run.stdout.splitlines()[-1] == "loaded:"
+    assert all(command in run.stdout for command in ("  plan ", "  train ", "  sample "))
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "plan"])
+def test_every_command_explains_itself_with_an_example(command: str, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example: scalespace {command} " in capsys.readouterr().out
+
+
+def test_without_a_command_the_commands_are_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "usage: scalespace {train,sample,plan}" in capsys.readouterr().out
+    assert '"tarin" is not a command; use one of train, sample, plan' in cli_error(capsys, ["tarin"])
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.strip().count(".") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan --nonsense 3",
+        "plan --process.timesteps ten",
+        "plan --process.noise loud",
+        "plan --preset",
+        "train --data synthetic:shapes",
+        "sample",
+    ],
+)
+def test_what_cannot_be_parsed_ends_with_code_2_and_no_traceback(words: str, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert "--help" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_preset_is_what_other_options_override(capsys):
+    main(["plan", "--process.levels=1", "--preset=celeba64-2l", "--network.base-channels", "32"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "levels              1" in lines
+    assert any(line.split()[0] == "64x64" for line in lines if line)
+
+
+@pytest.mark.parametrize("command", ["plan", "train --data synthetic:shapes --output-dir RUN"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--preset celeba64", 'there is no preset "celeba64"; did you mean celeba64-'),
+        ("--process.levels 7", "sizes (32, 32) and 7 levels leave 0 pixels at the smallest; use at most 6 levels"),
+        ("--process.levels 4", "which fit the first 3 of the sizes; leave the others out or add multipliers"),
+        ("--process.image-size 0 32", "an image size of 0x32 holds no pixels"),
+        ("--process.timesteps 0", "0 timesteps cannot be sampled; give at least 2"),
+        ("--process.beta-start -1", "beta_start is -1.0; every beta adds noise"),
+        ("--process.beta-start 0.9 --process.beta-end 0.9", "use smaller betas"),
+        ("--process.change-points 500 400", "give ascending points between 2 and 1000"),
+        ("--process.sizes 32 32 64 64", "every level must be smaller than the one before"),
+        ("--process.gamma 0", "gamma is 0.0"),
+        ("--network.attention-heads 3", "attention_heads 3 does not divide"),
+        ("--network.dropout nan", "dropout is nan"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_sentence(command: str, words: str, sentence: str, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert sentence in cli_error(capsys, [*command.replace("RUN", str(run)).split(), *words.split()])
+    assert not run.exists()
+
+
+class RisingSNR(NoiseSchedule):
+    """Noise that shrinks on the way, so that no process can have it."""
+
+    timesteps = 20
+
+    @property
+    def log_snr_table(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        table = 5 - torch.arange(21, dtype=torch.float64)
+        table[0], table[11:] = torch.inf, table[11:] + 10
+        return table
+
+
+def test_a_schedule_that_violates_the_inequality_is_one_sentence(tmp_path, capsys, monkeypatch):
+    # Antialiased shrinking never gains energy and positive betas always lose SNR, so no option reaches this by itself.
+    monkeypatch.setattr("scalespace.pipelines.scheduler._noise_schedule", lambda *_: RisingSNR())
+    words = cli_error(capsys, train_words(tmp_path / "run"))
+    assert "no transition from s = 10 to t = 11: SNR_t * lambda_max(M M^T) =" in words
+    assert "exceeds SNR_s =" in words
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--batch-size 0", "batch_size is 0; give a number above 0"),
+        ("--seed -1", "seed is -1; give 0 or more"),
+        ("--seed 4294967296", "seed is 4294967296; give at most"),
+        ("--learning-rate nan", "learning_rate is nan"),
+        ("--change-share 2", "change_share is 2.0; a share lies between 0 and 1"),
+        ("--process.levels 1 --change-share 0.5", "at 0 resolution changes"),
+        ("--sample-steps 1", "sample_steps is 1; give at least 2"),
+        ("--network.num-classes 0", "num_classes holds 0"),
+        ("--data synthetic:nothing", "there is no synthetic source"),
+        ("--data", "there is no data at ''"),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_sentence(words: str, sentence: str, tmp_path, capsys):
+    more = words.split() if words != "--data" else ["--data", ""]
+    assert sentence in cli_error(capsys, train_words(tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
+
+
+def _absent(folder: Path) -> None:
+    pass
+
+
+def _without_pictures(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "readme.txt").write_text("no pictures here")
+
+
+def _text(folder: Path) -> None:
+    folder.write_text("neither folder nor zip")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (_absent, "there is no data at"),
+        (Path.mkdir, "holds no pictures; give a folder or a zip with PNG"),
+        (_without_pictures, "holds no pictures"),
+        (_text, "is neither a folder nor a whole zip file"),
+    ],
+)
+def test_data_that_hold_no_pictures_are_one_sentence(make: Callable[[Path], None], sentence: str, tmp_path, capsys):
+    make(tmp_path / "data")
+    assert sentence in cli_error(capsys, train_words(tmp_path / "run", data=tmp_path / "data"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cache", ["1", "0"])
+def test_bad_pictures_are_named_skipped_and_counted_and_too_many_stop(cache: str, tmp_path, capsys):
+    data = _pictures(tmp_path / "data", 300)
+    whole = (data / "0007.png").read_bytes()
+    (data / "0007.png").write_bytes(whole[: len(whole) // 2])
+    (data / "0100.png").write_bytes(b"")
+    (data / "0200.png").write_text("this is not a picture")
+    words = train_words(tmp_path / "run", "--cache-gib", cache, "--batch-size", "300", "--max-steps", "1", data=data)
+    main(words)
+    said = capsys.readouterr().out
+    for name in ("0007.png", "0100.png", "0200.png"):
+        assert said.count(f"skipped {name}: ") == 1
+    assert "skipped 0100.png: the file is empty" in said
+    assert "3 of 300 pictures could not be decoded and were skipped" in said
+
+    (data / "0201.png").write_bytes(b"x")
+    words = train_words(tmp_path / "other", "--cache-gib", cache, "--batch-size", "300", "--max-steps", "1", data=data)
+    errors = cli_error(capsys, words)
+    assert "cannot be decoded, more than 1 % of all 300 (0007.png:" in errors
+    assert "replace or remove the damaged files" in errors
+
+
+def test_pictures_smaller_than_the_image_size_are_one_sentence(tmp_path, capsys):
+    words = train_words(tmp_path / "run", "--process.image-size", "16", "16", data=_pictures(tmp_path / "data", 4))
+    assert "smaller than the image size 16x16" in cli_error(capsys, words)
+
+
+def test_an_output_directory_in_use_is_refused_and_left_alone(tmp_path, capsys):
+    run = tmp_path / "run"
+    main(train_words(run))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert f"{run} holds a different run: seed is 0 there and 1 here" in cli_error(
+        capsys, train_words(run, "--seed", "1")
+    )
+    errors = cli_error(capsys, train_words(run, data="synthetic:shapes:17"))
+    assert "data_fingerprint is" in errors
+    assert "already at step 2" in cli_error(capsys, train_words(run, "--max-steps", "1"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("1")
+    errors = cli_error(capsys, train_words(tmp_path / "thesis"))
+    assert "is not empty and holds no training run; give a new --output-dir" in errors
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter"]
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence_with_step_and_resolution(tmp_path, capsys):
+    words = train_words(tmp_path / "run", "--learning-rate", "1e30", "--max-steps", "20")
+    errors = cli_error(capsys, words)
+    assert "at step" in errors
+    assert "x" in errors.split("at step")[1].split(")")[0]
+    assert "training has stopped; no checkpoint had been written yet" in errors
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupt)
+        with pytest.raises(SystemExit) as stop:
+            main(train_words(tmp_path / "run"))
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "scalespace: interrupted; the same command goes on from the last checkpoint\n"
+    main(train_words(tmp_path / "run"))
+
+
+def test_train_and_sample_work_from_the_shell_and_say_where_things_are(tmp_path):
+    trained = _shell(*train_words(tmp_path / "run"))
+    assert (trained.returncode, trained.stderr) == (0, "")
+    assert f"model      {tmp_path / 'run' / 'model'}" in trained.stdout
+    assert f"log        {tmp_path / 'run' / 'log.jsonl'}" in trained.stdout
+    for words in trained.stdout.splitlines():
+        assert Path(words.split(maxsplit=1)[1].removeprefix("curve ")).exists()
+    output = tmp_path / "pictures"
+    drawn = _shell("sample", str(tmp_path / "run" / "model"), "--output", str(output), "--steps", "2", "--quiet")
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert len(list(output.glob("0*.png"))) == 16
+
+
+def test_errors_from_the_shell_have_no_traceback(tmp_path):
+    run = _shell("sample", str(tmp_path / "nothing"), "--output", str(tmp_path / "pictures"))
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.startswith("scalespace: error: model ")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains_or_says_in_one_sentence_why_not(precision: str, tmp_path):
+    # In a process of its own, since accelerate fixes the precision once for all.
+    run = _shell(*train_words(tmp_path / "run", "--mixed-precision", precision))
+    if run.returncode == 0:
+        assert (tmp_path / "run" / "model" / "model_index.json").exists()
+    else:
+        assert run.returncode == 2
+        assert run.stderr.startswith("scalespace: error: ")
+        assert run.stderr.count("\n") == 1
+
+
+def test_progress_is_shown_with_speed_and_loss(tmp_path, capsys):
+    main([word for word in train_words(tmp_path / "run") if word != "--quiet"])
+    errors = capsys.readouterr().err
+    assert "training" in errors
+    assert "loss" in errors
+    assert "steps/s" in errors or "s/ steps" in errors
+
+
+def test_the_options_of_these_tests_make_the_model_they_describe(capsys):
+    main(["plan", *SMALL_OPTIONS])
+    text = capsys.readouterr().out
+    assert "4x4 -> 8x8            11" in text

@@ -1,0 +1,145 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from tests.small_models import small_config
+
+from scalespace.diffusion.loss import ConstantWeight, MaxSNR, MinSNR, SNRWeight
+from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, SigmoidLike, TanhLike
+from scalespace.errors import UserError
+from scalespace.training.build import build_network, build_scheduler, loss_weight
+from scalespace.training.configuration import PRESETS, ModelConfig, NetworkConfig, ProcessConfig, preset
+
+
+def _process(**changes: Any) -> ModelConfig:
+    return ModelConfig(ProcessConfig(**changes))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_and_its_name_says_what_it_is(name: str):
+    model = preset(name)
+    scheduler = build_scheduler(model)
+    with torch.device("meta"):
+        network = build_network(model, scheduler.sizes)
+    assert network.sizes == scheduler.sizes
+    if name != "tiny":
+        pixels, levels = name.removeprefix("celeba").removeprefix("imagenet").removesuffix("l").split("-")
+        assert scheduler.sizes == tuple((int(pixels) >> level,) * 2 for level in range(int(levels)))
+        assert scheduler.process.timesteps == 1000
+    assert network.num_classes == (1000 if name.startswith("imagenet") else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("celeba64", "celeba64-4l"), ("Tiny", "tiny"), ("imagenet64", "imagenet64-2l"), ("xyz", "tiny")],
+)
+def test_an_unknown_preset_is_answered_with_the_nearest_names(name: str, nearest: str):
+    with pytest.raises(UserError, match=f'there is no preset "{name}"; did you mean .*{nearest}'):
+        preset(name)
+
+
+def test_configurations_are_frozen():
+    for config in (ProcessConfig(), NetworkConfig(), ModelConfig()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            config.levels = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("changes", "schedule"),
+    [
+        ({"resolution": "convex", "gamma": 2.0}, ConvexDecay(3, 2.0)),
+        ({"resolution": "equal"}, Equal(3)),
+        ({"resolution": "sigmoid", "gamma": 2.0}, SigmoidLike(3, 2.0)),
+        ({"resolution": "tanh", "gamma": 2.0}, TanhLike(3, 2.0)),
+        ({"change_points": (100, 900)}, ChangesAt((100, 900))),
+    ],
+)
+def test_the_resolution_schedule_is_the_one_that_is_named(changes: dict, schedule):
+    process = build_scheduler(_process(levels=3, **changes)).process
+    assert process.degradation.change_points == schedule.change_points(1000)
+
+
+def test_sizes_by_hand_take_the_place_of_halvings():
+    scheduler = build_scheduler(_process(sizes=((48, 40), (32, 40), (11, 7)), resolution="equal"))
+    assert scheduler.sizes == ((48, 40), (32, 40), (11, 7))
+    assert scheduler.process.degradation.change_points == Equal(3).change_points(1000)
+
+
+def test_odd_pictures_halve_rounding_down():
+    assert build_scheduler(_process(image_size=(33, 47), levels=3)).sizes == ((33, 47), (16, 23), (8, 11))
+
+
+def test_betas_reach_the_noise_schedule():
+    noise = build_scheduler(_process(timesteps=100, beta_start=0.01, beta_end=0.2)).process.noise
+    assert noise == LinearBeta(100, 0.01, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": (32, 32), "levels": 7}, "use at most 6 levels"),
+        ({"image_size": (0, 0)}, "image size of 0x0 holds no pixels"),
+        ({"levels": 0}, "a schedule of 0 levels; give at least 1"),
+        ({"timesteps": 1, "levels": 1}, "1 timesteps cannot be sampled; give at least 2"),
+        ({"timesteps": 0}, "0 timesteps cannot be sampled"),
+        ({"timesteps": 3, "levels": 4}, "leave a level without a grid point"),
+        ({"beta_start": -1e-4}, "beta_start is -0.0001"),
+        ({"beta_end": 1.0}, "beta_end is 1.0"),
+        ({"beta_start": 0.9, "beta_end": 0.9}, "use smaller betas"),
+        ({"gamma": 0.0}, "gamma is 0.0"),
+        ({"change_points": (5, 3)}, "give ascending points between 2 and 1000"),
+        ({"sizes": ((8, 8), (8, 8))}, "every level must be smaller than the one before"),
+        ({"sizes": ((8, 8), (4, 4)), "change_points": (5, 6)}, "give one size more than change points"),
+    ],
+)
+def test_a_process_that_cannot_be_is_refused(changes: dict, words: str):
+    with pytest.raises(UserError, match=f"the process cannot be built: .*{words}"):
+        build_scheduler(_process(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"channel_multipliers": (1, 2)}, "which fit the first 2 of the sizes; leave the others out or add"),
+        ({"channel_multipliers": ()}, "channel_multipliers gives 0"),
+        ({"base_channels": 7}, "must be positive and even"),
+        ({"attention_heads": 3}, "choose a divisor"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"num_classes": 0}, "num_classes holds 0"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(changes: dict, words: str):
+    model = ModelConfig(network=NetworkConfig(**changes))
+    with pytest.raises(UserError, match=f"the network cannot be built: .*{words}"):
+        build_network(model, build_scheduler(model).sizes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; give a number above 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"seed": 2**32}, "seed is 4294967296; give at most 4294967295"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+        ({"sample_steps": 1}, "sample_steps is 1; give at least 2"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"change_share": 1.5}, "change_share is 1.5; a share lies between 0 and 1"),
+    ],
+)
+def test_numbers_that_make_no_run_are_refused(changes: dict, words: str, tmp_path):
+    with pytest.raises(UserError, match=words):
+        small_config(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [("min-snr", MinSNR(3.0)), ("constant", ConstantWeight()), ("snr", SNRWeight()), ("max-snr", MaxSNR())],
+)
+def test_the_weight_is_the_one_that_is_named(name: str, weight, tmp_path):
+    assert loss_weight(small_config(tmp_path, weight=name, weight_gamma=3.0)) == weight

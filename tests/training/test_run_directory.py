@@ -1,0 +1,193 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tests.small_models import small_config
+
+from scalespace.errors import UserError
+from scalespace.training.configuration import ProcessConfig
+from scalespace.training.run_directory import RunDirectory, write_directory, write_file
+
+
+def _write(text: str):
+    def write(folder):
+        (folder / "content").write_text(text)
+
+    return write
+
+
+def _fail(error: Exception):
+    def write(folder):
+        (folder / "content").write_text("half")
+        raise error
+
+    return write
+
+
+def _names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory(small_config(tmp_path / "run", keep_checkpoints=2), "data")
+
+
+def test_the_same_run_is_found_again(tmp_path, run):
+    again = RunDirectory(small_config(tmp_path / "run"), "data")
+    assert again.path == run.path
+    assert _names(run.path) == ["run.json"]
+    assert json.loads((run.path / "run.json").read_text())["process"]["image_size"] == [8, 8]
+
+
+def test_what_does_not_change_the_weights_may_change(tmp_path, run):
+    free = {"max_steps": 99, "log_every": 7, "sample_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
+    free |= {"data": "elsewhere", "tracker": "tensorboard", "cache_gib": 0.0, "gradient_checkpointing": True}
+    assert RunDirectory(small_config(tmp_path / "run", **free), "data").path == run.path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 5}, "seed is 0 there and 5 here; give a new"),
+        ({"network": {"dropout": 0.5}}, "network.dropout is 0.0 there and 0.5 here"),
+        (
+            {"process": ProcessConfig((8, 8), levels=1)},
+            r"process.beta_end is 0.4 there and 0.02 here \(4 other options",
+        ),
+        ({"batch_size": 9, "learning_rate": 1.0}, r"batch_size is 4 there and 9 here \(1 other options differ too\)"),
+    ],
+)
+def test_a_different_run_is_refused_by_the_name_of_the_difference(changes: dict, words: str, tmp_path, run):
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(UserError, match=f"holds a different run: .*{words}"):
+        RunDirectory(small_config(tmp_path / "run", **changes), "data")
+    assert (run.path / "run.json").read_bytes() == before
+    assert _names(run.path) == ["run.json"]
+
+
+def test_other_data_are_a_different_run(tmp_path, run):
+    with pytest.raises(UserError, match="data_fingerprint is data there and others here"):
+        RunDirectory(small_config(run.path), "others")
+
+
+def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
+    # A new option must not slip through: whatever is not declared free is compared.
+    names = {field.name for field in dataclasses.fields(small_config(tmp_path))}
+    stored = set(json.loads((run.path / "run.json").read_text())) - {"data_fingerprint"}
+    assert names - stored == {
+        *("data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"),
+        *("checkpoint_every", "keep_checkpoints", "tracker", "cache_gib", "gradient_checkpointing"),
+    }
+
+
+def test_foreign_files_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="is not empty and holds no training run; give a new --output-dir"):
+        RunDirectory(small_config(tmp_path), "data")
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        RunDirectory(small_config(tmp_path / "thesis.tex"), "data")
+    with pytest.raises(UserError, match=r"cannot write .*run.json \(Not a directory\)"):
+        RunDirectory(small_config(tmp_path / "thesis.tex" / "run"), "data")
+    assert _names(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "5"])
+def test_a_damaged_run_is_refused(content: str, tmp_path, run):
+    (run.path / "run.json").write_text(content)
+    with pytest.raises(UserError, match="run.json is damaged"):
+        RunDirectory(small_config(run.path), "data")
+
+
+def test_a_run_that_could_not_begin_can_begin_again(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".partial-run.json").write_text("{")
+    RunDirectory(small_config(tmp_path / "run"), "data")
+    assert _names(tmp_path / "run") == ["run.json"]
+
+
+def test_the_newest_checkpoints_are_kept(run):
+    assert run.latest_checkpoint() is None
+    for step in (5, 10, 15, 20):
+        run.save_checkpoint(step, _write(str(step)))
+    assert _names(run.path / "checkpoints") == ["step-00000015", "step-00000020"]
+    assert run.latest_checkpoint() == (20, run.path / "checkpoints" / "step-00000020")
+
+
+def test_only_whole_checkpoints_count(run):
+    run.save_checkpoint(5, _write("whole"))
+    for name in (".step-00000010.partial", "step-00000010.copy", "step-last"):
+        (run.path / "checkpoints" / name).mkdir()
+    assert run.latest_checkpoint() == (5, run.path / "checkpoints" / "step-00000005")
+    run.save_checkpoint(10, _write("whole"))
+    run.save_checkpoint(15, _write("whole"))
+    # Copies of the user's stay, and what a crash has left is cleared by the checkpoint that takes its place.
+    assert _names(run.path / "checkpoints") == ["step-00000010", "step-00000010.copy", "step-00000015", "step-last"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (RuntimeError("[enforce fail at inline_container.cc] unexpected pos\nmore"), "unexpected pos"),
+    ],
+)
+def test_a_checkpoint_that_fails_leaves_the_earlier_one(error: Exception, words: str, run):
+    with pytest.raises(UserError, match=rf"step-00000005 \(.*{words}\); free space.*there is no earlier checkpoint"):
+        run.save_checkpoint(5, _fail(error))
+    run.save_checkpoint(5, _write("whole"))
+    with pytest.raises(UserError, match=rf"step-00000010 \(.*{words}\); .*the last good checkpoint is .*step-00000005"):
+        run.save_checkpoint(10, _fail(error))
+    assert _names(run.path / "checkpoints") == ["step-00000005"]
+    assert (run.path / "checkpoints" / "step-00000005" / "content").read_text() == "whole"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    write_directory(tmp_path / "model", _write("first"))
+    write_directory(tmp_path / "model", _write("second"))
+    assert (tmp_path / "model" / "content").read_text() == "second"
+    with pytest.raises(UserError, match="cannot write"):
+        write_directory(tmp_path / "model", _fail(OSError(28, "No space left on device")))
+    with pytest.raises(KeyboardInterrupt):
+        write_directory(tmp_path / "model", _fail(KeyboardInterrupt()))
+    assert (tmp_path / "model" / "content").read_text() == "second"
+    write_directory(tmp_path / "model", _write("third"))
+    assert (tmp_path / "model" / "content").read_text() == "third"
+    assert _names(tmp_path) == ["model"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "new folder" / "log"
+
+    def write(path: Path) -> None:
+        path.write_text("whole")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    write_file(file, write)
+    with pytest.raises(UserError, match=r"log \(the disk is full\)"):
+        write_file(file, fail)
+    assert file.read_text() == "whole"
+    assert _names(file.parent) == ["log"]
+
+
+def test_the_log_is_read_without_a_line_that_a_crash_cut_short(run):
+    assert run.read_log() == []
+    for step in (1, 2, 3):
+        run.append_log({"step": step})
+    with run.log_path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert run.read_log() == [{"step": 1}, {"step": 2}, {"step": 3}]
+    run.rewind_log(2)
+    run.append_log({"step": 3})
+    assert run.log_path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(run):
+    run.log_path.mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*log.jsonl \(Is a directory\); free space"):
+        run.append_log({"step": 1})

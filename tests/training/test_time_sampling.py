@@ -1,0 +1,86 @@
+import pytest
+import torch
+from tests.small_models import CHANGE, TIMESTEPS, small_scheduler
+
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.training.time_sampling import TimeSampler
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _chi_squared_fits(counts: torch.Tensor, probabilities: torch.Tensor) -> bool:
+    expected = probabilities * counts.sum()
+    statistic = ((counts - expected) ** 2 / expected).sum().item()
+    freedom = len(counts) - 1
+    # Four standard deviations of chi-squared above its mean.
+    return statistic < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def test_groups_are_the_grid_cut_where_a_resolution_changes():
+    groups = TimeSampler(ScaleSpaceScheduler().process).groups
+    assert [(group.first, group.last, group.size[0], group.target_size[0]) for group in groups] == [
+        (1, 438, 64, 64),
+        (439, 439, 32, 64),
+        (440, 750, 32, 32),
+        (751, 751, 16, 32),
+        (752, 937, 16, 16),
+        (938, 938, 8, 16),
+        (939, 1000, 8, 8),
+    ]
+    assert [group.is_change for group in groups] == [False, True, False, True, False, True, False]
+    assert sum(len(group) for group in groups) == 1000
+
+
+def test_all_times_of_a_batch_take_one_pair_of_resolutions_and_are_uniform_in_it():
+    process = small_scheduler().process
+    sampler = TimeSampler(process)
+    counts = torch.zeros(TIMESTEPS + 1)
+    for seed in range(400):
+        generator = _generator(seed)
+        group = sampler.draw(generator)
+        times = group.times(50, generator)
+        assert {(process.size(t), process.size(t - 1)) for t in times.tolist()} == {(group.size, group.target_size)}
+        counts += torch.bincount(times, minlength=TIMESTEPS + 1)
+    assert counts[0] == 0
+    for group in sampler.groups:
+        inside = counts[group.first : group.last + 1]
+        assert len(group) == 1 or _chi_squared_fits(inside, torch.full((len(group),), 1 / len(group)))
+
+
+def test_every_grid_point_is_as_likely_as_every_other_unless_told():
+    sampler = TimeSampler(small_scheduler().process)
+    expected = torch.tensor([CHANGE - 1, 1, TIMESTEPS - CHANGE], dtype=torch.float64) / TIMESTEPS
+    torch.testing.assert_close(sampler.probabilities, expected)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.25, 1.0])
+def test_groups_come_as_often_as_their_probabilities_say(share: float | None):
+    sampler = TimeSampler(ScaleSpaceScheduler().process, share)
+    generator = _generator()
+    index = {group: number for number, group in enumerate(sampler.groups)}
+    drawn = torch.tensor([index[sampler.draw(generator)] for _ in range(20_000)])
+    counts = torch.bincount(drawn, minlength=len(index)).double()
+    possible = sampler.probabilities > 0
+    assert counts[~possible].sum() == 0
+    assert _chi_squared_fits(counts[possible], sampler.probabilities[possible])
+    if share is not None:
+        changes = torch.tensor([group.is_change for group in sampler.groups])
+        torch.testing.assert_close(sampler.probabilities[changes], torch.full((3,), share / 3, dtype=torch.float64))
+        # Inside levels every grid point stays as likely as every other.
+        inside = sampler.probabilities[~changes] / torch.tensor([438.0, 311.0, 186.0, 62.0])
+        torch.testing.assert_close(inside, inside[0].expand(4))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_refuses_a_share_that_is_none(share: float):
+    with pytest.raises(ValueError, match="give a share between 0 and 1"):
+        TimeSampler(small_scheduler().process, share)
+
+
+def test_refuses_a_share_where_no_resolution_changes():
+    process = small_scheduler(sizes=((8, 8),), change_points=()).process
+    with pytest.raises(ValueError, match="at 0 resolution changes"):
+        TimeSampler(process, 0.1)
+    assert [len(group) for group in TimeSampler(process, 0.0).groups] == [TIMESTEPS]
