@@ -67,6 +67,14 @@ def test_a_different_run_is_refused_by_the_name_of_the_difference(changes: dict,
     assert _names(run.path) == ["run.json"]
 
 
+def test_a_directory_can_be_checked_before_the_data_are_known(tmp_path, run):
+    assert RunDirectory(small_config(run.path), None).path == run.path
+    with pytest.raises(UserError, match="holds a different run: seed is 0 there and 5 here"):
+        RunDirectory(small_config(run.path, seed=5), None)
+    RunDirectory(small_config(tmp_path / "new"), None)
+    assert not (tmp_path / "new").exists()
+
+
 def test_other_data_are_a_different_run(tmp_path, run):
     with pytest.raises(UserError, match="data_fingerprint is data there and others here"):
         RunDirectory(small_config(run.path), "others")
@@ -96,7 +104,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "5"])
 def test_a_damaged_run_is_refused(content: str, tmp_path, run):
     (run.path / "run.json").write_text(content)
-    with pytest.raises(UserError, match="run.json is damaged"):
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
         RunDirectory(small_config(run.path), "data")
 
 

@@ -91,6 +91,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
     trainer = Trainer(config, _accelerator(config), scheduler, network)
+    RunDirectory(config, None)
     data = open_images(
         config.data,
         scheduler.image_size,

@@ -42,19 +42,21 @@ class RunDirectory:
 
     Args:
         config: The run's configuration.
-        fingerprint: The identity of its data.
+        fingerprint: The identity of its data; None where it is not known yet, and then nothing is written.
 
     Raises:
         UserError: If the directory holds a different run, or something that is not a run.
     """
 
-    def __init__(self, config: TrainConfig, fingerprint: str):
+    def __init__(self, config: TrainConfig, fingerprint: str | None):
         self.path = Path(config.output_dir)
         self.keep = config.keep_checkpoints
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / "model"
         self._checkpoints = self.path / "checkpoints"
         identity = _identity(config, fingerprint)
+        if self._is_new() and fingerprint is None:
+            return
         if self._is_new():
             text = json.dumps(identity, indent=2) + "\n"
             write_file(self.path / "run.json", lambda file: _write_text(file, text))
@@ -75,6 +77,8 @@ class RunDirectory:
             old, new = _flat(json.loads(file.read_text())), _flat(identity)
         except (ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
+        if identity["data_fingerprint"] is None:
+            old["data_fingerprint"] = None
         differences = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         if differences:
             name = differences[0]
@@ -194,7 +198,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _identity(config: TrainConfig, fingerprint: str) -> dict[str, Any]:
+def _identity(config: TrainConfig, fingerprint: str | None) -> dict[str, Any]:
     fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
     # Through JSON, so that tuples compare equal to what is read back.
     return json.loads(json.dumps({**fields, "data_fingerprint": fingerprint}))
