@@ -27,7 +27,6 @@ from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 PICTURES = 20000
 STEPS = 30
-# The changes lie one above a point of the grid, so that the steps across them are as short as they were in training.
 LEVELS = {
     "one level": (((8, 8),), ()),
     "two levels": (((8, 8), (4, 4)), (278,)),

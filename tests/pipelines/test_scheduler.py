@@ -75,17 +75,17 @@ def test_with_one_size_noising_is_ddpm():
     assert_close(ours.add_noise(x_0, noise, times), ddpm.add_noise(x_0, noise, times), rtol=0, atol=1e-6)
 
 
-def test_fewer_steps_keep_every_change():
+def test_fewer_steps_keep_both_points_of_every_change():
     scheduler = ScaleSpaceScheduler()
     scheduler.set_timesteps(50)
     spaced = {round(i * 999 / 49) for i in range(50)}
-    assert scheduler.timesteps.tolist() == sorted(spaced | {438, 750, 937}, reverse=True)
-    assert scheduler.num_inference_steps == len(scheduler.timesteps) == 53
+    assert scheduler.timesteps.tolist() == sorted(spaced | {437, 438, 749, 750, 936, 937}, reverse=True)
+    assert scheduler.num_inference_steps == len(scheduler.timesteps) == 55
 
 
 def test_fewer_steps_are_those_of_the_released_code():
     case = golden_case("respaced50_64_4L")
-    scheduler = ScaleSpaceScheduler()
+    scheduler = ScaleSpaceScheduler(released_quirks=True)
     scheduler.set_timesteps(50)
     assert tuple(sorted(scheduler.timesteps.tolist())) == case.timestep_map
     assert [scheduler.process.size(i + 1)[0] for i in case.timestep_map] == list(case.resolution_of_t)

@@ -50,8 +50,8 @@ class Ancestral:
 def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Grid points a sampler stops at: ``steps`` of them from T down to 1, equally spaced, and those to keep.
 
-    A network was trained to change resolution only from the first grid point of a level, so the change points are kept
-    besides; the number of network calls is the length of the result.
+    A network was trained to change resolution only from the first grid point of a level, so the points of a change are
+    to be kept besides; the number of network calls is the length of the result.
 
     Args:
         timesteps: T.

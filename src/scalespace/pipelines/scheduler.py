@@ -118,6 +118,10 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose where sampling stops: equally spaced timesteps, and every resolution change besides.
 
+        Of a change both points are kept, so that it is crossed in the single step that the network was trained on; a
+        longer step across it loses quality (tests/evaluation/test_oracle.py has the figures). The released code keeps
+        the first low-resolution point alone, and so does this with ``released_quirks``.
+
         Args:
             num_inference_steps: Equally spaced timesteps, 2..T; ``len(timesteps)`` is the number of network calls.
             device: Where ``timesteps`` is to live.
@@ -125,8 +129,9 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: If ``num_inference_steps`` is not in 2..T.
         """
-        grid = uniform_grid(self.process.timesteps, num_inference_steps, self.process.degradation.change_points)
-        self._use(grid, device)
+        changes = self.process.degradation.change_points
+        keep = changes if self._released_quirks else (*changes, *(t - 1 for t in changes))
+        self._use(uniform_grid(self.process.timesteps, num_inference_steps, keep), device)
 
     def _use(self, grid: tuple[int, ...], device: str | torch.device | None = None) -> None:
         self._next = dict(zip(grid, (*grid[1:], 0), strict=True))
