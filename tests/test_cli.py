@@ -277,6 +277,39 @@ def test_errors_from_the_shell_have_no_traceback(tmp_path):
     assert run.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--tolerance 0.01", "--tolerance is about the spectrum of pictures; give --data with it"),
+        ("--plot a.png", "--plot is about the spectrum of pictures; give --data with it"),
+        ("--process.resolution auto", 'schedule "auto" reads its change points off the pictures; give --data'),
+        ("--data nowhere", "there is no data at 'nowhere'"),
+        ("--data DATA --tolerance 0", "tolerance is 0.0; give a mode-SNR above 0 and below 1"),
+        ("--data DATA --tolerance nan", "tolerance is nan"),
+        ("--data DATA --tolerance 1e-9", "the octave from 8x8 to 4x4 never sinks below the tolerance 1e-09"),
+        ("--data DATA --process.image-size 16 16", "smaller than the image size 16x16"),
+        ("--data DATA --process.levels 5", "leave 0 pixels at the smallest"),
+        ("--data DATA --plot a.nothing", "--plot a.nothing cannot be drawn"),
+    ],
+)
+def test_resolutions_that_cannot_be_read_off_the_data_are_one_sentence(
+    words: str, sentence: str, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    data = _pictures(tmp_path / "data", 4)
+    more = [word.replace("DATA", str(data)) for word in words.split()]
+    assert sentence in cli_error(capsys, ["plan", *SMALL_OPTIONS, *more])
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_plot_without_matplotlib_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = ["plan", *SMALL_OPTIONS, "--data", str(_pictures(tmp_path / "data", 4)), "--plot", str(tmp_path / "a.png")]
+    assert "matplotlib is not installed; run pip install" in cli_error(capsys, words)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_reduced_precision_trains_or_says_in_one_sentence_why_not(precision: str, tmp_path):
     # In a process of its own, since accelerate fixes the precision once for all.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -53,8 +54,16 @@ class _Train(TrainConfig):
 @dataclass(frozen=True, kw_only=True)
 class _Plan(ModelConfig):
     preset: _Preset = "tiny"
+    data: str | None = None
+    """Folder of images, zip of images, or synthetic:shapes, to read the resolutions off."""
+    tolerance: float | None = None
+    """With --data: a level is left where the signal-to-noise ratio of what it alone holds sinks below this (0.01)."""
+    plot: str | None = None
+    """With --data: picture to draw of the spectrum and of both schedules."""
     json: bool = False
     """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,14 @@ class _Sample:
     num_images: int = 16
     """Number of pictures."""
     steps: int = 50
-    """Equally spaced sampling steps, from 2 to the process's timesteps; resolution changes are kept besides."""
+    """Sampling steps, up to the process's timesteps: with linspace the equally spaced ones, at least 2, besides which
+    resolution changes are kept; with log_snr all of them, at least levels + 1."""
+    solver: Literal["ancestral", "ddim", "multistep"] | None = None
+    """How a step is taken; the model's own if left out."""
+    eta: float | None = None
+    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
+    spacing: Literal["linspace", "log_snr"] | None = None
+    """Equal steps of time or of log-SNR (which suits multistep); the model's own if left out."""
     seed: int = 0
     """Picture i depends on the seed and i alone."""
     batch_size: int = 16
@@ -144,10 +160,15 @@ def _sample(words: list[str]) -> None:
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
     """
     given = _cli(_Sample, words, _sample)
-    from scalespace.pipelines.sampling import sample_to_folder
+    from scalespace.pipelines.sampling import sample_to_folder, use_solver
     from scalespace.pipelines.saving import load_pipeline
 
     pipeline = load_pipeline(given.model)
+    choices = {"solver": given.solver, "eta": given.eta, "timestep_spacing": given.spacing}
+    try:
+        use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
+    except ValueError as error:
+        raise UserError(str(error)) from error
     pipeline.to(_device(given.device))
     files = sample_to_folder(
         pipeline,
@@ -172,13 +193,49 @@ def _sample(words: list[str]) -> None:
 def _plan(words: list[str]) -> None:
     """Print what a model will cost: levels, grid points, parameters, GFLOPs and the validity of every change.
 
+    With --data also what it costs when every level is left as soon as noise has drowned what it alone holds.
+
     example: scalespace plan --preset celeba64-4l --process.levels 3
+    example: scalespace plan --preset celeba64-4l --data photos/ --tolerance 0.01 --plot resolutions.png
     """
     given = _parse(_Plan, words)
+    for option in ("tolerance", "plot"):
+        if given.data is None and getattr(given, option) is not None:
+            raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
     from scalespace.evaluation.cost import make_plan
 
-    plan = make_plan(ModelConfig(given.process, given.network, given.released_quirks))
+    model = ModelConfig(given.process, given.network, given.released_quirks)
+    command = f"scalespace plan {shlex.join(words)} (version {__version__})"
+    plan = make_plan(model) if given.data is None else _plan_from_data(given, model, command)
     print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
+
+
+def _plan_from_data(given: _Plan, model: ModelConfig, command: str) -> Any:
+    from scalespace.evaluation.cost import make_plan_from_data
+    from scalespace.training.data import open_images
+    from scalespace.training.spectrum import mean_spectrum
+
+    path = given.data or ""
+    if given.tolerance is not None:
+        model = dataclasses.replace(model, process=dataclasses.replace(model.process, tolerance=given.tolerance))
+
+    def measure(size: tuple[int, int]) -> Any:
+        # Only the pictures that are measured are decoded.
+        return mean_spectrum(open_images(path, size, cache_bytes=0, progress=not given.quiet), not given.quiet)
+
+    plan = make_plan_from_data(model, measure)
+    if given.plot is not None:
+        from scalespace.evaluation.spectrum_plot import plot_spectrum
+
+        try:
+            plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
+        except ImportError as error:
+            raise UserError(
+                "matplotlib is not installed; run pip install scale-space-diffusion[plot], or leave --plot out"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"--plot {given.plot} cannot be drawn ({error}); name it .png, .pdf or .svg") from error
+    return plan
 
 
 def _parse(arguments_class: type, words: list[str], **defaults: Any) -> Any:

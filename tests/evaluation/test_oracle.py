@@ -9,14 +9,17 @@ from tests.isotropic import IsotropicAtChanges
 from tests.strategies import normal, seeds
 from torch.testing import assert_close
 
-from scalespace.diffusion.degradation import Resizing
+from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser, dense
-from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.resolution import ConvexDecay
-from scalespace.diffusion.solvers import Ancestral, uniform_grid
+from scalespace.diffusion.resolution import ConvexDecay, FromSpectrum
+from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid, uniform_grid
 from scalespace.evaluation.oracle import (
+    chain_covariance,
     frechet_distance_squared,
+    lorentzian,
+    octave_variances,
     power_law,
     sampled_covariance,
     spectral_covariance,
@@ -30,6 +33,24 @@ def line_process(levels: int) -> ScaleSpaceProcess:
     """The paper's noise and resolutions, on pictures that are one row of 64 pixels."""
     sizes = tuple((1, LENGTH >> level) for level in range(levels))
     return ScaleSpaceProcess(LinearBeta(), Resizing(sizes, ConvexDecay(levels).change_points(1000)))
+
+
+def shifted_process(kind: type[Levels], size: tuple[int, int], changes: tuple[int, ...]) -> ScaleSpaceProcess:
+    """The noise shifted at the changes, to half the sides each."""
+    sizes = tuple((max(1, size[0] >> level), size[1] >> level) for level in range(len(changes) + 1))
+    degradation = kind(sizes, changes)
+    return ScaleSpaceProcess(Shifted(LinearBeta(), degradation), degradation)
+
+
+def ancestral_error(process: ScaleSpaceProcess, data: torch.Tensor = DATA) -> float:
+    """Of all 1000 ancestral steps."""
+    drawn = sampled_covariance(Ancestral(process), GaussianDenoiser(process, data), tuple(range(1000, 0, -1)))
+    return frechet_distance_squared(drawn, data) / float(data.trace())
+
+
+def multistep_error(process: ScaleSpaceProcess, calls: int) -> float:
+    drawn = chain_covariance(Multistep(process), GaussianDenoiser(process, DATA), log_snr_grid(process, calls))
+    return frechet_distance_squared(drawn, DATA) / float(DATA.trace())
 
 
 def grid_with_changes(process: ScaleSpaceProcess, steps: int) -> tuple[int, ...]:
@@ -60,6 +81,69 @@ def test_ancestral_sampling_recovers_gaussian_data(steps, levels, expected):
     process = line_process(levels)
     # Within 5 %, and half a unit of the last digit that was printed.
     assert error(Ancestral(process), process, steps) == pytest.approx(expected, rel=0.05, abs=0.000005)
+
+
+def test_levels_cost_nothing_once_the_noise_is_shifted():
+    one_level = ancestral_error(line_process(1))
+    assert one_level == pytest.approx(0.00006, rel=0.05)
+    # The loss that the shift removes.
+    assert ancestral_error(line_process(6)) == pytest.approx(0.00079, rel=0.05)
+    for levels in (4, 6):
+        for kind in (Resizing, OrthonormalResizing):
+            process = shifted_process(kind, (1, LENGTH), ConvexDecay(levels).change_points(1000))
+            assert ancestral_error(process) < 1.15 * one_level
+
+
+@pytest.mark.parametrize("kind", [Resizing, OrthonormalResizing])
+@pytest.mark.parametrize("levels", [4, 6])
+def test_second_order_steps_need_few_calls_on_the_shifted_process(levels, kind):
+    process = shifted_process(kind, (1, LENGTH), ConvexDecay(levels).change_points(1000))
+    assert multistep_error(process, 60) <= 0.00001
+    assert multistep_error(process, 30) <= 0.0003
+    # Without the shift, the jumps at the changes stay, however good the solver is.
+    assert multistep_error(line_process(levels), 60) > 0.0001
+
+
+def test_two_dimensions_have_the_same_order():
+    data = spectral_covariance(lorentzian((16, 16)))
+    changes = ConvexDecay(3).change_points(1000)
+    papers = ScaleSpaceProcess(LinearBeta(), Resizing(((16, 16), (8, 8), (4, 4)), changes))
+    assert ancestral_error(papers, data) == pytest.approx(0.00022, rel=0.05)
+    assert ancestral_error(shifted_process(Resizing, (16, 16), changes), data) == pytest.approx(0.00006, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "changes", "papers", "shifted", "orthonormal", "second_order"),
+    [
+        (None, (439, 751, 938), 0.00063, 0.00006, 0.00006, 0.000005),
+        # The change points are the indices 191, 318 and 451 of a grid that starts at t = 1.
+        (0.01, (192, 319, 452), 0.00209, 0.00007, 0.00006, 0.000003),
+        (0.03, (117, 215, 343), 0.00239, 0.00007, 0.00007, 0.00002),
+        (0.1, (64, 126, 226), 0.00231, 0.00012, 0.00008, 0.00014),
+    ],
+)
+def test_changes_placed_by_the_data(tolerance, changes, papers, shifted, orthonormal, second_order):
+    sizes = tuple((1, LENGTH >> level) for level in range(4))
+    if tolerance is not None:
+        rule = FromSpectrum(power_law((1, LENGTH)), sizes, LinearBeta(), tolerance)
+        assert rule.change_points(1000) == changes
+    unshifted = ScaleSpaceProcess(LinearBeta(), Resizing(sizes, changes))
+    cured = {kind: shifted_process(kind, (1, LENGTH), changes) for kind in (Resizing, OrthonormalResizing)}
+    # Within 10 %, and half a unit of the last digit that was printed.
+    assert ancestral_error(unshifted) == pytest.approx(papers, rel=0.1)
+    assert abs(ancestral_error(cured[Resizing]) - shifted) < 0.1 * shifted + 0.000005
+    assert abs(ancestral_error(cured[OrthonormalResizing]) - orthonormal) < 0.1 * orthonormal + 0.000005
+    last_digit = 0.000001 if second_order < 0.00001 else 0.00001
+    assert multistep_error(cured[Resizing], 56) <= 1.1 * second_order + last_digit / 2
+
+
+@pytest.mark.parametrize("kind", [Resizing, OrthonormalResizing])
+def test_a_chain_and_its_steps_have_one_covariance(kind):
+    # DDIM(0) has no memory and draws noise at the changes alone, so both ways of propagating it apply.
+    process = shifted_process(kind, (1, LENGTH), ConvexDecay(4).change_points(1000))
+    denoiser, grid = GaussianDenoiser(process, DATA), log_snr_grid(process, 20)
+    by_steps, at_once = (draw(DDIM(process), denoiser, grid) for draw in (sampled_covariance, chain_covariance))
+    assert_close(at_once, by_steps, rtol=0, atol=1e-12)
 
 
 def test_a_long_step_across_a_change_costs_quality():
@@ -129,6 +213,22 @@ def test_power_law_has_its_mean_and_falls_as_told():
     assert float(plane.mean()) == pytest.approx(2.0)
     assert float(plane[3, 0] / plane[0, 0]) == pytest.approx(4.0**-3)
     assert float(plane[4, 3] / plane[0, 0]) == pytest.approx(6.0**-3)
+
+
+def test_lorentzian_falls_as_told():
+    spectrum = lorentzian((4, 6), mean=2.0)
+    assert float(spectrum.mean()) == pytest.approx(2.0)
+    assert float(spectrum[3, 4] / spectrum[0, 0]) == pytest.approx(1 / 26)
+
+
+def test_octaves_share_out_the_variance():
+    spectrum = power_law((8, 8))
+    found = octave_variances(spectral_covariance(spectrum), (8, 8))
+    assert list(found) == [(0, 0), (1, 1), (2, 3), (4, 7)]
+    assert found[1, 1] == pytest.approx(float((spectrum[0, 1] + spectrum[1, 0] + spectrum[1, 1]) / 3))
+    # 1, 3, 12 and 48 coefficients.
+    shares = [count * value for count, value in zip((1, 3, 12, 48), found.values(), strict=True)]
+    assert sum(shares) == pytest.approx(float(spectrum.sum()))
 
 
 def test_spectral_covariance_has_cosines_as_eigenvectors():

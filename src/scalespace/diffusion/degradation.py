@@ -13,12 +13,13 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Self
 
 from scalespace.diffusion.resolution import ResolutionSchedule
 from scalespace.operators.linear import Identity, LinearOperator, Size
-from scalespace.operators.resize import Resize
+from scalespace.operators.resize import OrthonormalResize, Resize
 
-__all__ = ["Degradation", "Resizing", "Unchanged"]
+__all__ = ["Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
 
 
 class Degradation(ABC):
@@ -65,8 +66,8 @@ class Unchanged(Degradation):
 
 
 @dataclass(frozen=True)
-class Resizing(Degradation):
-    """Bilinear resizing, with antialiasing, at every change point; the paper's process.
+class Levels(Degradation):
+    """Abstract: one linear map from each level to the next, at every change point, and none in between.
 
     Args:
         sizes: Height and width of every level, highest resolution first.
@@ -106,7 +107,7 @@ class Resizing(Degradation):
             )
 
     @classmethod
-    def octaves(cls, image_size: Size, schedule: ResolutionSchedule, timesteps: int = 1000) -> Resizing:
+    def octaves(cls, image_size: Size, schedule: ResolutionSchedule, timesteps: int = 1000) -> Self:
         """Halve both sides, rounding down, at every change of the schedule.
 
         Raises:
@@ -128,17 +129,37 @@ class Resizing(Degradation):
         _check_order(s, t, self.timesteps)
         return self._between_levels(self.level(s), self.level(t))
 
+    @abstractmethod
+    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+        """The map from a level of ``size`` to the one after it."""
+
     def _between_levels(self, first: int, last: int) -> LinearOperator:
         if (first, last) not in self._operators:
             M: LinearOperator = Identity(self.sizes[first])
             for level in range(first, last):
-                M = Resize(self.sizes[level], self.sizes[level + 1]) @ M
+                M = self._next_level(self.sizes[level], self.sizes[level + 1]) @ M
             self._operators[first, last] = M
         return self._operators[first, last]
 
     @cached_property
     def _operators(self) -> dict[tuple[int, int], LinearOperator]:
         return {}
+
+
+@dataclass(frozen=True)
+class Resizing(Levels):
+    """Bilinear resizing with antialiasing; the paper's process."""
+
+    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+        return Resize(size, next_size)
+
+
+@dataclass(frozen=True)
+class OrthonormalResizing(Levels):
+    """Resizing by ``OrthonormalResize``, with which no retained mode loses SNR at a change when the noise is ``Shifted``."""
+
+    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+        return OrthonormalResize(size, next_size)
 
 
 def _check_order(s: int, t: int, timesteps: int) -> None:

@@ -124,7 +124,7 @@ class ScaleSpaceProcess:
             ValueError: If s >= t, or x_s is not of size r(s).
         """
         self._check_size(x_s, s, "x_s")
-        M, c, rho = self._bridge(s, t)
+        M, c, rho = self.bridge(s, t)
         return Gaussian(c * M(x_s), M.T, lambda e: 1 - rho * e, self.noise.sigma(t))
 
     def posterior(self, x_t: Tensor, x0_s: Tensor, t: int, s: int) -> Gaussian:
@@ -142,20 +142,33 @@ class ScaleSpaceProcess:
         Raises:
             ValueError: If s >= t, or a shape does not fit r(t) or r(s).
         """
-        self._check_size(x_t, t, "x_t")
-        self._check_size(x0_s, s, "x0_s")
-        M, c, rho = self._bridge(s, t)
+        self.check_states(x_t, x0_s, t, s)
+        M, c, rho = self.bridge(s, t)
         mu_s = self.noise.alpha(s) * x0_s
         gain = c * (self.noise.sigma(s) / self.noise.sigma(t)) ** 2
         mean = mu_s + gain * M.adjoint(x_t - c * M(mu_s))
         return Gaussian(mean, M, lambda e: 1 - rho * e, self.noise.sigma(s))
 
-    def _bridge(self, s: int, t: int) -> tuple[LinearOperator, float, float]:
+    def bridge(self, s: int, t: int) -> tuple[LinearOperator, float, float]:
+        """M_{s->t}, c = alpha_t / alpha_s and rho = SNR_t / SNR_s of a step between s and t.
+
+        Raises:
+            ValueError: If not 0 <= s < t <= T.
+        """
         if not 0 <= s < t <= self.timesteps:
             raise ValueError(f"cannot go between s = {s} and t = {t}; need 0 <= s < t <= {self.timesteps}")
         c = self.noise.alpha(t) / self.noise.alpha(s)
         rho = math.exp(self.noise.log_snr(t) - self.noise.log_snr(s))
         return self.degradation.operator(s, t), c, rho
+
+    def check_states(self, x_t: Tensor, x0_s: Tensor, t: int, s: int) -> None:
+        """Refuse what is not of size r(t) and r(s).
+
+        Raises:
+            ValueError: If a size does not fit; it names the tensor.
+        """
+        self._check_size(x_t, t, "x_t")
+        self._check_size(x0_s, s, "x0_s")
 
     @cached_property
     def _norms_squared(self) -> dict[int, float]:

@@ -1,21 +1,38 @@
 """Solvers: from x_t and a prediction of x0_s to x_s; and the grid points they stop at.
 
-Ancestral sampling draws x_s from the posterior q(x_s | x_t, x_0) with the prediction in the place of x_0; for M the
-identity it is DDPM's sampler.
+With eps_t = (x_t - alpha_t M x0_s) / sigma_t, M = M_{s->t} and lambda = log(alpha / sigma),
 
-Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239).
+    Ancestral   a draw of the posterior q(x_s | x_t, x0_s); for M the identity it is DDPM's sampler.
+    DDIM(eta)   x_s = alpha_s x0_s + sigma_s (L g eps_t + sqrt(1 - g^2) xi), in M's singular basis (singular values e_i)
+                with g_i = sqrt(1 - eta^2 (1 - rho e_i^2)) on the range and 0 on the kernel, L = M^T (M M^T)^(-1/2).
+                eta = 1 is the posterior. eta = 0 is deterministic but for what M does not see: the noise at the lower
+                resolution is carried up by the partial isometry L, and fresh noise enters only in the kernel of M.
+    Multistep   inside a level DPM-Solver++(2M),
+                x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,  D = x0 + (x0 - x0_before) / (2 r),
+                h = lambda_s - lambda_t, r = h_before / h; across a change, after it, and at the end, DDIM(0).
+
+All keep the marginals for any M when the prediction is exact. DDIM needs no inequality between s and t.
+
+Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Song, Meng and Ermon 2020
+(arXiv 2010.02502); Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095). Carrying noise across resolutions for box averages: Jing
+et al. 2022, Subspace Diffusion (arXiv 2205.01490), and Jin et al. 2024, Pyramidal Flow Matching (arXiv 2410.05954). The lift
+for any linear M, with exact marginals, is ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 
-__all__ = ["Ancestral", "uniform_grid"]
+__all__ = ["DDIM", "Ancestral", "Multistep", "log_snr_grid", "uniform_grid"]
+
+# Eigenvalues of M M^T below this share of the largest count as the kernel of M.
+_KERNEL = 1e-10
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,83 @@ class Ancestral:
         return self.process.posterior(x_t, x0_s, t, s).draw(noise)
 
 
+@dataclass(frozen=True)
+class DDIM:
+    """The family between the posterior (eta = 1) and the deterministic step (eta = 0), across resolutions too.
+
+    Args:
+        process: The process that the network was trained on.
+        eta: 0..1, how much of the posterior's noise is fresh.
+
+    Raises:
+        ValueError: If eta is not in [0, 1].
+    """
+
+    process: ScaleSpaceProcess
+    eta: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (ancestral)")
+
+    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t; arguments and errors as ``Ancestral.step``."""
+        self.process.check_states(x_t, x0_s, t, s)
+        M, _, rho = self.process.bridge(s, t)
+        alpha, sigma = self.process.noise.alpha, self.process.noise.sigma
+        floor = _KERNEL * M.norm_squared()
+
+        def kept(e: Tensor) -> Tensor:
+            g = (1 - self.eta**2 * (1 - rho * e)).clamp_min(0).sqrt()
+            return torch.where(e > floor, g, 0.0)
+
+        eps_t = (x_t - alpha(t) * M(x0_s)) / sigma(t)
+        carried = M.adjoint(M.T.gram_function(lambda e: kept(e) * e.clamp_min(floor).rsqrt(), eps_t))
+        fresh = M.gram_function(lambda e: (1 - kept(e) ** 2).clamp_min(0).sqrt(), noise)
+        return alpha(s) * x0_s + sigma(s) * (carried + fresh)
+
+
+@dataclass(eq=False)
+class Multistep:
+    """Second order: the last two predictions of a level make a straight line in lambda.
+
+    It remembers the prediction of the step before, so take one for each chain, or ``reset`` it.
+
+    Args:
+        process: The process that the network was trained on.
+    """
+
+    process: ScaleSpaceProcess
+    _before: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def reset(self) -> None:
+        """Forget the chain so far."""
+        self._before = None
+
+    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t; arguments and errors as ``Ancestral.step``. The noise is used at a change alone."""
+        before, self._before = self._before, (t, x0_s)
+        crosses = self.process.size(t) != self.process.size(s)
+        if crosses:
+            # The prediction at a change was made from the lower resolution; what it remembers does not continue.
+            self._before = None
+        if crosses or before is None or s == 0:
+            return DDIM(self.process).step(x_t, x0_s, t, s, noise)
+        self.process.check_states(x_t, x0_s, t, s)
+        earlier, x0_before = before
+        if earlier <= t:
+            raise ValueError(
+                f"the step before this one started at {earlier}, not after t = {t}; reset the solver first"
+            )
+        noise_levels = self.process.noise
+        half_lambda = {point: noise_levels.log_snr(point) / 2 for point in (earlier, t, s)}
+        h = half_lambda[s] - half_lambda[t]
+        r = (half_lambda[t] - half_lambda[earlier]) / h
+        D = x0_s + (x0_s - x0_before) / (2 * r)
+        ratio = noise_levels.sigma(s) / noise_levels.sigma(t)
+        return ratio * x_t - noise_levels.alpha(s) * math.expm1(-h) * D
+
+
 def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Grid points a sampler stops at: ``steps`` of them from T down to 1, equally spaced, and those to keep.
 
@@ -68,3 +162,44 @@ def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tupl
         raise ValueError(f"{steps} sampling steps; give a number from 2 to {timesteps}, the process's timesteps")
     spaced = torch.linspace(1, timesteps, steps, dtype=torch.float64).round().int().tolist()
     return tuple(sorted({*spaced, *keep}, reverse=True))
+
+
+def log_snr_grid(process: ScaleSpaceProcess, calls: int) -> tuple[int, ...]:
+    """Grid points with equal steps of log-SNR inside the levels, and the points of every change.
+
+    Log-SNR jumps at a change, in a step that is taken anyhow, so the jumps do not count. Both points of every change are
+    kept where the calls suffice for that, and otherwise the first low-resolution point alone.
+
+    Args:
+        process: Its noise and its changes.
+        calls: Largest number of network calls, which is the length of the result; it is reached up to the rounding of
+            close points onto each other. From levels + 1 to T.
+
+    Returns:
+        Strictly descending points, T first and 1 last; sampling goes on from 1 to 0.
+
+    Raises:
+        ValueError: If the calls do not suffice for the points that must be there, or are more than T.
+    """
+    T, changes = process.timesteps, process.degradation.change_points
+    best = {T, 1, *changes}
+    if not max(len(best), len(changes) + 2) <= calls <= T:
+        raise ValueError(
+            f"{calls} sampling steps; a process of {len(changes) + 1} levels needs at least {len(changes) + 2} "
+            f"and has at most {T}"
+        )
+    both = best.union(t - 1 for t in changes)
+    if len(both) <= calls:
+        best = both
+    travelled = process.noise.log_snr_table[1:].diff().abs()
+    travelled[[t - 2 for t in changes]] = 0
+    position = torch.cat([travelled.new_zeros(1), travelled.cumsum(0)])
+    kept = best
+    for count in range(2, calls + 1):
+        wanted = torch.linspace(0, float(position[-1]), count, dtype=torch.float64)
+        nearest = (torch.searchsorted(position, wanted).clamp_max(T - 1) + 1).tolist()
+        points = kept.union(nearest)
+        if len(points) > calls:
+            break
+        best = points
+    return tuple(sorted(best, reverse=True))

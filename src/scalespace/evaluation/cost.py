@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.resolution import FromSpectrum
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.linear import Size
-from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import ModelConfig
+from scalespace.training.build import build_network, build_scheduler, spectral_schedule, with_data, without_data
+from scalespace.training.configuration import ModelConfig, ProcessConfig
 from scalespace.training.time_sampling import TimeSampler
 
-__all__ = ["PathCost", "Plan", "make_plan", "path_gflops"]
+__all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan_from_data", "path_gflops"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,85 @@ class Plan:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Octave:
+    """What one change of resolution takes away, and when.
+
+    Args:
+        size: Before the change.
+        next_size: After it.
+        power: Mean square of the DCT coefficients that only ``size`` holds, of pictures in [-1, 1].
+        change: First grid point of ``next_size`` by the data.
+        mode_snr: SNR times power at that point.
+        reference_change: First grid point of ``next_size`` by the other schedule.
+        reference_mode_snr: SNR times power at that point.
+    """
+
+    size: Size
+    next_size: Size
+    power: float
+    change: int
+    mode_snr: float
+    reference_change: int
+    reference_mode_snr: float
+
+
+@dataclass(frozen=True)
+class PlanFromData:
+    """The cost of a model whose resolutions are read off its data, beside that of a schedule by formula.
+
+    Args:
+        schedule: The data's, with its spectrum.
+        octaves: What each change takes away.
+        plan: With the data's change points.
+        reference: With the other schedule's.
+        reference_name: What the other schedule is called.
+        saved: 1 - plan.average_gflops / reference.average_gflops.
+    """
+
+    schedule: FromSpectrum
+    octaves: tuple[Octave, ...]
+    plan: Plan
+    reference: Plan
+    reference_name: str
+    saved: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "tolerance": self.schedule.tolerance,
+            "octaves": [asdict(octave) for octave in self.octaves],
+            "plan": self.plan.as_dict(),
+            "reference": self.reference.as_dict(),
+            "reference_name": self.reference_name,
+            "saved": self.saved,
+        }
+
+    def as_text(self) -> str:
+        """The plan, and a table of both schedules for people."""
+        ours, theirs, name = self.plan, self.reference, f"t of {self.reference_name}"
+        wide = max(len(name), 14)
+        lines = [
+            ours.as_text(),
+            "",
+            f"{'change':>20} {'power lost':>12} {'t of data':>12} {'mode-SNR':>10} {name:>{wide}} {'mode-SNR':>10}",
+        ]
+        for octave in self.octaves:
+            sizes = "{}x{} -> {}x{}".format(*octave.size, *octave.next_size)
+            lines.append(
+                f"{sizes:>20} {octave.power:>12.2e} {octave.change:>12} {octave.mode_snr:>10.2g} "
+                f"{octave.reference_change:>{wide}} {octave.reference_mode_snr:>10.2g}"
+            )
+        lines += [
+            f"{'GFLOPs on average':>33} {ours.average_gflops:>12.2f} {'':>10} {theirs.average_gflops:>{wide}.2f}",
+            f"{'share of compute':>33} {ours.share:>12.1%} {'':>10} {theirs.share:>{wide}.1%}",
+            "",
+            f"compute saved       {self.saved:.1%} of {self.reference_name}, {1 - ours.share:.1%} of one level",
+            f"A level is left where the mode-SNR, SNR_t times the power lost, sinks below {self.schedule.tolerance:g}.",
+        ]
+        return "\n".join(lines)
+
+
 def make_plan(model: ModelConfig) -> Plan:
     """Count what a model costs, without allocating it.
 
@@ -95,9 +179,77 @@ def make_plan(model: ModelConfig) -> Plan:
         UserError: If the parts of the model do not fit each other.
     """
     scheduler = build_scheduler(model)
-    process = scheduler.process
+    return _plan(scheduler.process, _path_costs(model, scheduler.sizes))
+
+
+def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -> PlanFromData:
+    """Count what a model costs when its resolutions are read off its data, and what it costs with its own schedule.
+
+    Args:
+        model: Compared with its own resolution schedule, or with ConvexDecay where that is "auto".
+        measure: Gives the mean spectrum of the data's pictures of a size (``mean_spectrum``), shape (H, W); called once, when
+            the rest is known to fit.
+
+    Raises:
+        UserError: If the parts of the model do not fit each other, or spectrum and tolerance leave no level.
+    """
+    config = model.process
+    other = replace(model, process=replace(config, resolution="convex")) if config.awaits_data else model
+    theirs = build_scheduler(other)
+    # What can be known to be wrong is, before the pictures are read.
+    without_data(replace(model, process=replace(config, resolution="auto", change_points=())))
+    gflops = _path_costs(model, theirs.sizes)
+    spectrum = measure(theirs.image_size)
+    schedule, ours = spectral_schedule(model, spectrum), build_scheduler(with_data(model, spectrum))
+    changes = zip(
+        *(scheduler.process.degradation.change_points for scheduler in (ours, theirs)),
+        strict=True,
+    )
+    octaves = tuple(
+        Octave(
+            schedule.sizes[level],
+            schedule.sizes[level + 1],
+            schedule.octaves[level],
+            *(change, schedule.mode_snr(change)[level]),
+            *(other_change, schedule.mode_snr(other_change)[level]),
+        )
+        for level, (change, other_change) in enumerate(changes)
+    )
+    plan, reference = _plan(ours.process, gflops), _plan(theirs.process, gflops)
+    saved = 1 - plan.average_gflops / reference.average_gflops
+    return PlanFromData(schedule, octaves, plan, reference, _schedule_name(other.process), saved)
+
+
+def _schedule_name(config: ProcessConfig) -> str:
+    if config.change_points:
+        return "points by hand"
+    names = {
+        "convex": "ConvexDecay",
+        "equal": "Equal",
+        "sigmoid": "SigmoidLike",
+        "tanh": "TanhLike",
+        "auto": "one level",
+    }
+    name = names[config.resolution]
+    return name if config.resolution in ("equal", "auto") else f"{name} {config.gamma:g}"
+
+
+@dataclass(frozen=True)
+class _PathCosts:
+    parameters: int
+    gflops: Callable[[Size, Size], float]
+
+
+def _path_costs(model: ModelConfig, sizes: Sequence[Size]) -> _PathCosts:
     with torch.device("meta"):
-        network = build_network(model, scheduler.sizes)
+        network = build_network(model, sizes)
+    # Counted once for all plans of the network.
+    return _PathCosts(
+        sum(parameter.numel() for parameter in network.parameters()), cache(partial(path_gflops, network))
+    )
+
+
+def _plan(process: ScaleSpaceProcess, costs: _PathCosts) -> Plan:
     margins = process.margins()
     paths = tuple(
         PathCost(
@@ -105,15 +257,14 @@ def make_plan(model: ModelConfig) -> Plan:
             group.target_size,
             group.first,
             group.last,
-            path_gflops(network, group.size, group.target_size),
+            costs.gflops(group.size, group.target_size),
             margins.get(group.first) if group.is_change else None,
         )
         for group in TimeSampler(process).groups
     )
-    full = path_gflops(network, process.size(0), process.size(0))
+    full = costs.gflops(process.size(0), process.size(0))
     average = sum(path.gflops * (path.last - path.first + 1) for path in paths) / process.timesteps
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Plan(parameters, paths, average, full, average / full)
+    return Plan(costs.parameters, paths, average, full, average / full)
 
 
 def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:

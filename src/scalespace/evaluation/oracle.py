@@ -16,7 +16,6 @@ the DCT basis stand for natural pictures, Field 1987.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Protocol
 
@@ -24,9 +23,19 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.denoiser import GaussianDenoiser
+from scalespace.operators.dct import dct_matrix
 from scalespace.operators.linear import Size
 
-__all__ = ["Solver", "frechet_distance_squared", "power_law", "sampled_covariance", "spectral_covariance"]
+__all__ = [
+    "Solver",
+    "chain_covariance",
+    "frechet_distance_squared",
+    "lorentzian",
+    "octave_variances",
+    "power_law",
+    "sampled_covariance",
+    "spectral_covariance",
+]
 
 
 class Solver(Protocol):
@@ -53,6 +62,34 @@ def power_law(size: Size, exponent: float = 2.0, mean: float = 0.25) -> Tensor:
     return spectrum * (mean / spectrum.mean())
 
 
+def lorentzian(size: Size, mean: float = 0.25) -> Tensor:
+    """The spectrum 1 / (1 + k_h^2 + k_w^2), scaled as ``power_law``; shape (H, W), float64."""
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in size)
+    spectrum = 1 / (1 + rows[:, None] ** 2 + columns[None, :] ** 2)
+    return spectrum * (mean / spectrum.mean())
+
+
+def octave_variances(covariance: Tensor, size: Size) -> dict[tuple[int, int], float]:
+    """Mean variance of the DCT coefficients of every octave, which is what one halving removes.
+
+    Args:
+        covariance: Of the flattened picture, shape (H W, H W), float64.
+        size: (H, W).
+
+    Returns:
+        By (first, last) frequency max(k_h, k_w) of the band: (0, 0), (1, 1), (2, 3), (4, 7) and so on.
+    """
+    height, width = size
+    basis = torch.kron(dct_matrix(height), dct_matrix(width))
+    variances = torch.einsum("ij,jk,ik->i", basis, covariance, basis).reshape(size)
+    frequency = torch.maximum(torch.arange(height)[:, None], torch.arange(width)[None, :])
+    found, first, after = {}, 0, 1
+    while first < max(size):
+        found[first, after - 1] = float(variances[(frequency >= first) & (frequency < after)].mean())
+        first, after = after, 2 * after
+    return found
+
+
 def spectral_covariance(spectrum: Tensor) -> Tensor:
     """Covariance of pictures whose coefficients in the orthonormal DCT-II basis are independent.
 
@@ -63,7 +100,7 @@ def spectral_covariance(spectrum: Tensor) -> Tensor:
         Covariance of the flattened picture, shape (H W, H W), float64.
     """
     height, width = spectrum.shape
-    basis = torch.kron(_dct(height), _dct(width))
+    basis = torch.kron(dct_matrix(height), dct_matrix(width))
     return basis.mT @ (spectrum.flatten()[:, None] * basis)
 
 
@@ -84,8 +121,7 @@ def sampled_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[i
     Raises:
         ValueError: If the data has a mean: covariances alone do not carry it.
     """
-    if denoiser.mean is not None:
-        raise ValueError("the denoiser's data has a mean, but only covariances are propagated; leave the mean out")
+    _check_no_mean(denoiser)
     covariance = _unit_pictures(denoiser.process.size(grid[0])).flatten(1)
     for t, s in pairwise([t for t in grid if t > end] + [end]):
         states, targets = (_unit_pictures(denoiser.process.size(point)) for point in (t, s))
@@ -95,6 +131,47 @@ def sampled_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[i
         P_transposed, D_transposed = carried.flatten(1), drawn.flatten(1)
         covariance = P_transposed.mT @ covariance @ P_transposed + D_transposed.mT @ D_transposed
     return covariance
+
+
+def chain_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[int, ...]) -> Tensor:
+    """Covariance of what a solver with a memory draws; as ``sampled_covariance``, for noise at the changes alone.
+
+    A chain with exact predictions is linear in x_T and in the noise of its changes, all at once. So the chain is run on
+    the unit vectors of all of them, each a picture of one batch, and Sigma_0 is the Gram matrix of where they end.
+
+    Args:
+        solver: Fresh; inside a level its ``step`` uses no noise.
+        denoiser: Of zero-mean data, on the solver's process.
+        grid: Points the sampler stops at, strictly descending from T.
+
+    Returns:
+        Covariance of the flattened x_0, shape (H W, H W), float64.
+
+    Raises:
+        ValueError: If the data has a mean.
+    """
+    _check_no_mean(denoiser)
+    size = denoiser.process.size
+    steps = list(pairwise([*grid, 0]))
+    drawn = [size(grid[0]), *(size(s) for t, s in steps if size(t) != size(s))]
+    total = sum(height * width for height, width in drawn)
+    first = 0
+
+    def units(picture: Size) -> Tensor:
+        nonlocal first
+        rows = torch.zeros(total, 1, *picture, dtype=torch.float64)
+        pictures = _unit_pictures(picture)
+        rows[first : first + len(pictures)] = pictures
+        first += len(pictures)
+        return rows
+
+    states = units(drawn[0])
+    for t, s in steps:
+        x0_s = denoiser(states, t, s)
+        noise = units(size(s)) if size(t) != size(s) else torch.zeros_like(x0_s)
+        states = solver.step(states, x0_s, t, s, noise)
+    ends = states.flatten(1)
+    return ends.mT @ ends
 
 
 def frechet_distance_squared(first: Tensor, second: Tensor) -> float:
@@ -112,16 +189,14 @@ def frechet_distance_squared(first: Tensor, second: Tensor) -> float:
     return float(first.trace() + second.trace() - 2 * overlap)
 
 
+def _check_no_mean(denoiser: GaussianDenoiser) -> None:
+    if denoiser.mean is not None:
+        raise ValueError("the denoiser's data has a mean, but only covariances are propagated; leave the mean out")
+
+
 def _unit_pictures(size: Size) -> Tensor:
     height, width = size
     return torch.eye(height * width, dtype=torch.float64).reshape(-1, 1, height, width)
-
-
-def _dct(length: int) -> Tensor:
-    frequencies, samples = torch.arange(length, dtype=torch.float64), torch.arange(length, dtype=torch.float64) + 0.5
-    basis = torch.cos(math.pi / length * frequencies[:, None] * samples[None, :]) * math.sqrt(2 / length)
-    basis[0] /= math.sqrt(2)
-    return basis
 
 
 def _square_root(covariance: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709) use resize as M, with Lanczo
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from scalespace.operators.linear import LinearOperator, Size, check_size
 
-__all__ = ["Resize", "Separable", "SeparableProduct"]
+__all__ = ["OrthonormalResize", "Resize", "Separable", "SeparableProduct"]
 
 
 class Separable(LinearOperator):
@@ -133,6 +134,40 @@ class Resize(Separable):
         return _bilinear(height, new_height), _bilinear(width, new_width)
 
 
+@dataclass(frozen=True)
+class OrthonormalResize(Separable):
+    """The bilinear resize M with its singular values made equal: W = (M M^T)^(-1/2) M times sqrt(h w / (H W)).
+
+    W W^T = I, so that downsampling keeps white noise white, and loses no SNR of what it keeps; the factor, 1/2 for an octave,
+    keeps brightness, to a few per cent at the border. The result looks like a slightly sharper bilinear one.
+
+    Args:
+        source_size: Height and width it takes.
+        target_size: Height and width it gives, neither above the source's.
+
+    Raises:
+        ValueError: If a side is less than 1 or grows.
+
+    Source: the orthonormal projections of Jing et al. 2022, Subspace Diffusion (arXiv 2205.01490), for this resize.
+    """
+
+    source_size: Size
+    target_size: Size
+
+    def __post_init__(self):
+        (height, width), (new_height, new_width) = self.source_size, self.target_size
+        if not (1 <= new_height <= height and 1 <= new_width <= width):
+            raise ValueError(
+                f"no orthonormal map from {self.source_size} to {self.target_size}; "
+                "every side needs at least 1 pixel and cannot grow"
+            )
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        (height, width), (new_height, new_width) = self.source_size, self.target_size
+        return _orthonormal(height, new_height), _orthonormal(width, new_width)
+
+
 @dataclass(frozen=True, eq=False)
 class SeparableProduct(Separable):
     """A separable operator given by its two matrices, as products and transposes are.
@@ -159,6 +194,13 @@ def _bilinear(length: int, new_length: int) -> Tensor:
     samples = torch.arange(length, dtype=torch.float64) + 0.5
     weights = (1 - (samples[None, :] - centres[:, None]).abs() / max(factor, 1.0)).clamp_min(0)
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+@lru_cache(maxsize=128)
+def _orthonormal(length: int, new_length: int) -> Tensor:
+    # (A A^T)^(-1/2) A is the polar factor of A.
+    left, _, right = torch.linalg.svd(_bilinear(length, new_length), full_matrices=False)
+    return math.sqrt(new_length / length) * left @ right
 
 
 def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:

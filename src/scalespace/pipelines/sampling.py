@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,8 +12,9 @@ from PIL import Image
 from scalespace.errors import UserError
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["SampleFiles", "sample_to_folder"]
+__all__ = ["SampleFiles", "sample_to_folder", "use_solver"]
 
 _GRID_PICTURES = 64
 
@@ -32,6 +34,19 @@ class SampleFiles:
     grid: Path
     trajectory: Path | None
     network_calls: int
+
+
+def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
+    """Sample by another solver than the one the model was saved with.
+
+    Args:
+        pipeline: Its scheduler is replaced.
+        options: Options of ``ScaleSpaceScheduler``: solver, eta, timestep_spacing.
+
+    Raises:
+        ValueError: If a choice is unknown.
+    """
+    pipeline.scheduler = ScaleSpaceScheduler.from_config(pipeline.scheduler.config, **options)
 
 
 def sample_to_folder(
@@ -54,7 +69,7 @@ def sample_to_folder(
         pipeline: A trained model.
         folder: Where to write; made if absent, and refused unless empty.
         num_images: Number of pictures.
-        steps: Equally spaced sampling steps, 2..T; resolution changes are kept besides.
+        steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: 0..2^32 - 1.
         batch_size: Pictures drawn together.
         class_label: The class of all pictures; None with a class-conditional model takes the classes in turn.

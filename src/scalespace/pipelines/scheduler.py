@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -18,10 +19,10 @@ from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from scalespace.diffusion.degradation import Resizing
-from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
+from scalespace.diffusion.degradation import OrthonormalResizing, Resizing
+from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import Ancestral, uniform_grid
+from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid, uniform_grid
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
 
@@ -42,7 +43,7 @@ class ScaleSpaceSchedulerOutput(BaseOutput):
 
 
 class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
-    """Ancestral sampling of a resizing process; DDPM where there is one size.
+    """Sampling of a resizing process; with its defaults the paper's, and DDPM where there is one size.
 
     Args:
         num_train_timesteps: T.
@@ -54,6 +55,11 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         clip_sample: Whether predictions are clipped to [-clip_sample_range, clip_sample_range].
         clip_sample_range: Largest magnitude of a pixel.
         prediction_type: "sample", the only one: networks of this process predict the clean image.
+        degradation: "bilinear", the paper's, or "orthonormal", which costs no retained mode any SNR if the noise is shifted.
+        shifted: Whether log-SNR rises at every change by what the transition allows (``Shifted``).
+        solver: "ancestral", "ddim" or "multistep" (second order).
+        eta: Of "ddim": 0 is deterministic inside a level, 1 is ancestral.
+        timestep_spacing: "linspace", equal steps of t, or "log_snr", equal steps of log-SNR.
         released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
             (sigma about 0.01), instead of on the clean prediction.
 
@@ -78,23 +84,27 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         clip_sample: bool = True,
         clip_sample_range: float = 1.0,
         prediction_type: str = "sample",
+        degradation: str = "bilinear",
+        shifted: bool = False,
+        solver: str = "ancestral",
+        eta: float = 0.0,
+        timestep_spacing: str = "linspace",
         released_quirks: bool = False,
     ) -> None:
         if prediction_type != "sample":
             raise ValueError(f'prediction_type is "{prediction_type}"; only "sample", the clean image, is defined here')
         self._sizes = tuple((int(height), int(width)) for height, width in sizes)
         # Built at once, so that a schedule that makes no process is refused where it is written down.
-        self.process = ScaleSpaceProcess(
-            _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end),
-            Resizing(
-                self._sizes,
-                tuple(int(t) for t in change_points),
-                num_train_timesteps,
-            ),
+        levels = _named(degradation, _DEGRADATIONS, "degradation")(
+            self._sizes, tuple(int(t) for t in change_points), num_train_timesteps
         )
+        noise = _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end)
+        self.process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
         self._clip_range = clip_sample_range if clip_sample else None
         self._released_quirks = released_quirks
-        self._solver = Ancestral(self.process)
+        self._new_solver = _named(solver, _SOLVERS, "solver")
+        self._eta = eta
+        self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
         self._use(tuple(range(num_train_timesteps, 0, -1)))
 
     def __len__(self) -> int:
@@ -123,20 +133,27 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         the first low-resolution point alone, and so does this with ``released_quirks``.
 
         Args:
-            num_inference_steps: Equally spaced timesteps, 2..T; ``len(timesteps)`` is the number of network calls.
+            num_inference_steps: With "linspace" the equally spaced timesteps, 2..T, besides which changes are kept; with
+                "log_snr" all timesteps, levels + 1..T. ``len(timesteps)`` is the number of network calls.
             device: Where ``timesteps`` is to live.
 
         Raises:
-            ValueError: If ``num_inference_steps`` is not in 2..T.
+            ValueError: If ``num_inference_steps`` is out of its range.
         """
-        changes = self.process.degradation.change_points
-        keep = changes if self._released_quirks else (*changes, *(t - 1 for t in changes))
-        self._use(uniform_grid(self.process.timesteps, num_inference_steps, keep), device)
+        if self._spacing is log_snr_grid:
+            grid = log_snr_grid(self.process, num_inference_steps)
+        else:
+            changes = self.process.degradation.change_points
+            keep = changes if self._released_quirks else (*changes, *(t - 1 for t in changes))
+            grid = uniform_grid(self.process.timesteps, num_inference_steps, keep)
+        self._use(grid, device)
 
     def _use(self, grid: tuple[int, ...], device: str | torch.device | None = None) -> None:
         self._next = dict(zip(grid, (*grid[1:], 0), strict=True))
         self.timesteps = torch.tensor([t - 1 for t in grid], device=device)
         self.num_inference_steps = len(grid)
+        # A new chain: what a solver remembers of an earlier one does not continue.
+        self._solver = self._new_solver(self.process, self._eta)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The sample itself; here for schedulers to be exchangeable."""
@@ -210,6 +227,21 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
                 "take them from scheduler.timesteps, after set_timesteps"
             )
         return t, self._next[t]
+
+
+_DEGRADATIONS = {"bilinear": Resizing, "orthonormal": OrthonormalResizing}
+_SOLVERS = {
+    "ancestral": lambda process, eta: Ancestral(process),
+    "ddim": DDIM,
+    "multistep": lambda process, eta: Multistep(process),
+}
+_SPACINGS = {"linspace": uniform_grid, "log_snr": log_snr_grid}
+
+
+def _named(name: str, choices: dict[str, Any], option: str) -> Any:
+    if name not in choices:
+        raise ValueError(f'{option} "{name}" is unknown; use one of {", ".join(choices)}')
+    return choices[name]
 
 
 def _noise_schedule(name: str, timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from torch import Tensor
 
 from scalespace.diffusion.degradation import Resizing
 from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight
-from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, ResolutionSchedule, SigmoidLike, TanhLike
+from scalespace.diffusion.noise import Cosine, LinearBeta
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.resolution import (
+    ChangesAt,
+    ConvexDecay,
+    Equal,
+    FromSpectrum,
+    ResolutionSchedule,
+    SigmoidLike,
+    TanhLike,
+    check_tolerance,
+)
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.linear import Size
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.configuration import ModelConfig, ProcessConfig, TrainConfig
+from scalespace.training.time_sampling import TimeSampler
 
-__all__ = ["build_network", "build_scheduler", "loss_weight"]
+__all__ = [
+    "build_network",
+    "build_scheduler",
+    "build_times",
+    "loss_weight",
+    "spectral_schedule",
+    "with_data",
+    "without_data",
+]
+
+_Model = TypeVar("_Model", bound=ModelConfig)
 
 # Below it alpha_t is nothing to float32, and no step can lead back.
 _SMALLEST_SNR = 1e-30
@@ -35,6 +61,8 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
             beta_end=config.beta_end,
             sizes=degradation.sizes,
             change_points=degradation.change_points,
+            degradation=config.degradation,
+            shifted=config.shifted,
             released_quirks=model.released_quirks,
         )
         if scheduler.process.noise.snr(config.timesteps) < _SMALLEST_SNR:
@@ -43,7 +71,51 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
             )
         return scheduler
     except ValueError as error:
-        raise UserError(f"the process cannot be built: {error}") from error
+        raise _no_process(error) from error
+
+
+def without_data(model: _Model) -> _Model:
+    """The model with change points in the place of those that its data has yet to give, so that the rest can be checked.
+
+    Raises:
+        UserError: If the levels do not fit on the grid, or the tolerance is none.
+    """
+    config = model.process
+    if not config.awaits_data:
+        return model
+    try:
+        check_tolerance(config.tolerance)
+        points = Equal(len(config.sizes) or config.levels).change_points(config.timesteps)
+    except ValueError as error:
+        raise _no_process(error) from error
+    return _with_change_points(model, points)
+
+
+def with_data(model: _Model, spectrum: Tensor) -> _Model:
+    """The model with its change points read off the spectrum of its data; arguments and errors as ``spectral_schedule``."""
+    return _with_change_points(model, spectral_schedule(model, spectrum).change_points(model.process.timesteps))
+
+
+def spectral_schedule(model: ModelConfig, spectrum: Tensor) -> FromSpectrum:
+    """The resolution schedule that the spectrum of the data gives a model, whatever schedule the model names.
+
+    Args:
+        model: Its levels, noise and tolerance are used.
+        spectrum: As of ``mean_spectrum``, shape (H, W).
+
+    Raises:
+        UserError: If the spectrum or the tolerance gives none, or the model cannot be.
+    """
+    config = replace(model.process, resolution="auto", change_points=())
+    sizes = build_scheduler(without_data(replace(model, process=config))).sizes
+    linear = config.noise == "linear"
+    try:
+        noise = LinearBeta(config.timesteps, config.beta_start, config.beta_end) if linear else Cosine(config.timesteps)
+        schedule = FromSpectrum(spectrum, sizes, noise, config.tolerance)
+        schedule.change_points(config.timesteps)
+    except ValueError as error:
+        raise _no_process(error) from error
+    return schedule
 
 
 def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
@@ -71,6 +143,18 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
         raise UserError(f"the network cannot be built: {error}") from error
 
 
+def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
+    """What draws the times of a run's batches.
+
+    Raises:
+        UserError: If the configuration wants batches at resolution changes where there are none.
+    """
+    try:
+        return TimeSampler(process, config.change_share)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def loss_weight(config: TrainConfig) -> LossWeight:
     """The weight of the loss that a configuration names."""
     weights: dict[str, LossWeight] = {
@@ -80,6 +164,14 @@ def loss_weight(config: TrainConfig) -> LossWeight:
         "max-snr": MaxSNR(),
     }
     return weights[config.weight]
+
+
+def _with_change_points(model: _Model, points: Sequence[int]) -> _Model:
+    return replace(model, process=replace(model.process, resolution="auto", change_points=tuple(points)))
+
+
+def _no_process(error: ValueError) -> UserError:
+    return UserError(f"the process cannot be built: {error}")
 
 
 def _degradation(config: ProcessConfig) -> Resizing:
@@ -95,7 +187,9 @@ def _degradation(config: ProcessConfig) -> Resizing:
 
 
 def _schedule(config: ProcessConfig, levels: int) -> ResolutionSchedule:
-    if config.change_points:
+    if config.awaits_data:
+        raise ValueError('the resolution schedule "auto" reads its change points off the pictures; give --data')
+    if config.change_points or config.resolution == "auto":
         return ChangesAt(config.change_points)
     schedules: dict[str, ResolutionSchedule] = {
         "convex": ConvexDecay(levels, config.gamma),

@@ -27,14 +27,25 @@ class ProcessConfig:
     """First beta of the linear noise schedule."""
     beta_end: float = 2e-2
     """Last beta of the linear noise schedule."""
-    resolution: Literal["convex", "equal", "sigmoid", "tanh"] = "convex"
-    """Resolution schedule: the paper's ConvexDecay, Equal, SigmoidLike or TanhLike."""
+    resolution: Literal["convex", "equal", "sigmoid", "tanh", "auto"] = "convex"
+    """Resolution schedule: the paper's ConvexDecay, Equal, SigmoidLike or TanhLike; auto reads it off the data's spectrum."""
     gamma: float = 0.5
-    """Exponent of the resolution schedule (Equal has none)."""
+    """Exponent of the resolution schedule (Equal and auto have none)."""
+    tolerance: float = 0.01
+    """Of auto: a level is left where the signal-to-noise ratio of what it alone holds sinks below this."""
+    degradation: Literal["bilinear", "orthonormal"] = "bilinear"
+    """How a level is resized to the next: the paper's bilinear, or with equal singular values."""
+    shifted: bool = False
+    """Raise log-SNR at every change by as much as the transition allows; the paper keeps sigma across it."""
     change_points: tuple[int, ...] = ()
     """First grid point of every level but the highest, by hand, in the place of the resolution schedule."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Height and width of every level, by hand, in the place of image-size and halvings."""
+
+    @property
+    def awaits_data(self) -> bool:
+        """Whether the change points are still to be read off the data."""
+        return self.resolution == "auto" and not self.change_points and (len(self.sizes) or self.levels) != 1
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,12 @@ from scalespace.pipelines.pictures import image_generators, picture_grid, to_pic
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.batches import BatchOrder, to_model
-from scalespace.training.build import build_network, build_scheduler, loss_weight
+from scalespace.training.build import build_network, build_scheduler, build_times, loss_weight, with_data, without_data
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.data import ImageDataset, open_images
 from scalespace.training.run_directory import RunDirectory, write_directory, write_file
-from scalespace.training.time_sampling import TimeGroup, TimeSampler
+from scalespace.training.spectrum import mean_spectrum
+from scalespace.training.time_sampling import TimeGroup
 
 __all__ = ["Trainer", "train"]
 
@@ -87,7 +88,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
             is full; checkpoints written before are kept.
     """
     # Whatever does not fit is found before anything is read or written.
-    scheduler = build_scheduler(config)
+    scheduler = build_scheduler(without_data(config))
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
     trainer = Trainer(config, _accelerator(config), scheduler, network)
@@ -107,6 +108,10 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         )
     if data.enlarged:
         say(f"enlarged {data.enlarged} of {len(data)} pictures that are smaller than the image size")
+    if config.process.awaits_data:
+        config = with_data(config, mean_spectrum(data, progress))
+        trainer.follow(build_scheduler(config))
+        say(f"change points read off the data: {' '.join(map(str, config.process.change_points)) or 'none'}")
     run = RunDirectory(config, data.fingerprint)
     accelerator = trainer.accelerator
     accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
@@ -158,13 +163,8 @@ class Trainer:
     ):
         self.config = config
         self.accelerator = accelerator
-        self.scheduler = scheduler
-        self.process = scheduler.process
         self.weight = loss_weight(config)
-        try:
-            self.times = TimeSampler(self.process, config.change_share)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        self.follow(scheduler)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -177,6 +177,12 @@ class Trainer:
             foreach=True,
         )
         self.network.train()
+
+    def follow(self, scheduler: ScaleSpaceScheduler) -> None:
+        """Train on the process of this scheduler; its sizes are those of the network."""
+        self.scheduler = scheduler
+        self.process = scheduler.process
+        self.times = build_times(self.config, self.process)
 
     def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
         """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""

@@ -51,6 +51,7 @@ class RunDirectory:
     def __init__(self, config: TrainConfig, fingerprint: str | None):
         self.path = Path(config.output_dir)
         self.keep = config.keep_checkpoints
+        self._awaits_data = config.process.awaits_data
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / "model"
         self._checkpoints = self.path / "checkpoints"
@@ -78,7 +79,9 @@ class RunDirectory:
         except (ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
         if identity["data_fingerprint"] is None:
-            old["data_fingerprint"] = None
+            # Nor is it known what is read off the data.
+            unknown = ["data_fingerprint", *(["process.change_points"] if self._awaits_data else [])]
+            old.update((name, new[name]) for name in unknown)
         differences = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         if differences:
             name = differences[0]

@@ -1,0 +1,101 @@
+"""Other ways from a level to the next larger one, to hold ours against: baselines of the oracle bench.
+
+Inside the levels each of them leaves the step to any solver; where the resolution changes, from x_t at t to x_s at s, it
+draws x_s in its own way. With M = M_{s->t}, U the upsampling by repeated pixels, A the average over its blocks of b pixels
+(so A U = I), x0_s the exact prediction and xi white noise:
+
+    Isotropic            the posterior's mean + white noise of the posterior's mean variance
+    UpsampledPrediction  alpha_s U (M x0_s) + sigma_s xi
+    UpsampledState       (alpha_s / alpha_t) U x_t + sigma_s (xi - U A xi + kappa U A xi),
+                         kappa^2 = max(0, 1 - b SNR_s / SNR_t)
+
+Isotropic takes the posterior for DDPM's, whose noise is white.
+
+UpsampledPrediction is what a cascade does: the small picture is finished (here predicted), enlarged, and noised anew. Relay
+Diffusion (Teng et al. 2023, arXiv 2309.03350) starts its larger stage so. Approximate in it here: Relay Diffusion enlarges a
+fully drawn picture, where this is the mean of it given x_t; its larger stage is a network trained to blur back from the
+enlarged picture, with noise correlated in blocks, where here the exact denoiser of our marginals goes on.
+
+UpsampledState is the jump of Pyramidal Flow Matching (Jin et al. 2024, arXiv 2410.05954): the noisy state itself is enlarged,
+which copies its noise into every block, and noise that sums to zero in each block makes the sum white again (their
+correlation of -1/3 inside blocks of 4). It exists where the SNR of the smaller state is b times higher, so only for shifted
+noise; they get there by a jump in time. Approximate in it here: their larger stage is trained to start at the enlarged
+picture, which lacks its highest octave, and ours is not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.solvers import Multistep
+from scalespace.evaluation.oracle import Solver
+
+__all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
+
+
+@dataclass(eq=False)
+class Bridge(ABC):
+    """Abstract: a solver inside the levels, and ``cross`` between them.
+
+    Args:
+        process: The process that the solver is for.
+        solver: Takes the steps inside the levels.
+    """
+
+    process: ScaleSpaceProcess
+    solver: Solver
+
+    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t, as a solver."""
+        if self.process.size(t) == self.process.size(s):
+            return self.solver.step(x_t, x0_s, t, s, noise)
+        if isinstance(self.solver, Multistep):
+            self.solver.reset()
+        return self.cross(x_t, x0_s, t, s, noise)
+
+    @abstractmethod
+    def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t where r(s) is larger than r(t)."""
+
+
+class Isotropic(Bridge):
+    """The posterior with white noise of its total variance."""
+
+    def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        posterior = self.process.posterior(x_t, x0_s, t, s)
+        height, width = self.process.size(s)
+        unit = torch.eye(height * width, dtype=torch.float64).reshape(-1, height, width)
+        variance = posterior.covariance(unit).flatten(1).trace() / (height * width)
+        return posterior.mean + float(variance.sqrt()) * noise
+
+
+class UpsampledPrediction(Bridge):
+    """The predicted small picture, enlarged and noised anew."""
+
+    def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        schedule = self.process.noise
+        small = self.process.degradation.operator(s, t)(x0_s)
+        return schedule.alpha(s) * _enlarged(small, x0_s) + schedule.sigma(s) * noise
+
+
+class UpsampledState(Bridge):
+    """The small state, enlarged, with noise that makes the noise of every block white again."""
+
+    def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        schedule = self.process.noise
+        block = noise[0, 0].numel() // x_t[0, 0].numel()
+        kappa = max(0.0, 1 - block * schedule.snr(s) / schedule.snr(t)) ** 0.5
+        factors = noise.shape[-2] // x_t.shape[-2], noise.shape[-1] // x_t.shape[-1]
+        averages = _enlarged(avg_pool2d(noise, factors), noise)
+        fresh = noise + (kappa - 1) * averages
+        return schedule.alpha(s) / schedule.alpha(t) * _enlarged(x_t, noise) + schedule.sigma(s) * fresh
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    return interpolate(x, size=like.shape[-2:], mode="nearest")

@@ -1,0 +1,214 @@
+"""DDIM and Multistep: their family, their parity with diffusers, and what they do to noise across resolutions."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.strategies import normal
+from torch.testing import assert_close
+
+from scalespace.diffusion.degradation import Degradation, OrthonormalResizing, Resizing, Unchanged
+from scalespace.diffusion.denoiser import dense
+from scalespace.diffusion.noise import LinearBeta, Shifted
+from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid
+from scalespace.operators.linear import FunctionOperator, Identity
+
+SIZES, CHANGES, T = ((6, 8), (4, 5), (2, 3)), (4, 9), 12
+NOISE = LinearBeta(T, 0.05, 0.6)
+
+
+@dataclass(frozen=True)
+class BoxAverage(Degradation):
+    """No closed form known to the package, so that everything goes through Lanczos."""
+
+    timesteps: int = T
+    change_points: tuple[int, ...] = (6,)
+
+    def size(self, t):
+        return (6, 8) if t < 6 else (3, 4)
+
+    def operator(self, s, t):
+        if self.size(s) == self.size(t):
+            return Identity(self.size(t))
+        return FunctionOperator(
+            lambda x: x.unflatten(-1, (4, 2)).unflatten(-3, (3, 2)).mean((-1, -3)), self.size(s), self.size(t)
+        )
+
+
+DEGRADATIONS = [Resizing(SIZES, CHANGES, T), OrthonormalResizing(SIZES, CHANGES, T), BoxAverage()]
+PROCESSES = [ScaleSpaceProcess(noise, d) for d in DEGRADATIONS for noise in (NOISE, Shifted(NOISE, d))]
+STEPS = [(9, 8), (9, 3), (6, 5), (5, 4), (12, 2), (3, 0)]
+
+
+def linear_parts(solver, process, t, s):
+    """Matrices of a step in the noise eps_t (at x0_s = 0) and in the fresh noise, shape (n_s, n_t) and (n_s, n_s)."""
+    eye = {
+        p: torch.eye(p_size, dtype=torch.float64) for p, p_size in ((t, pixels(process, t)), (s, pixels(process, s)))
+    }
+    states, noises = (eye[p].unflatten(-1, process.size(p))[:, None] for p in (t, s))
+    zeros = states.new_zeros(len(states), 1, *process.size(s))
+    carried = solver.step(states * process.noise.sigma(t), zeros, t, s, zeros)
+    fresh = solver.step(states.new_zeros(len(noises), 1, *process.size(t)), 0 * noises, t, s, noises)
+    return carried.flatten(1).mT, fresh.flatten(1).mT
+
+
+def pixels(process, t):
+    height, width = process.size(t)
+    return height * width
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_ddim_with_eta_one_is_the_ancestral_step(process, t, s):
+    x_t, x0_s, noise = normal(process.size(t), 0), normal(process.size(s), 1), normal(process.size(s), 2)
+    expected = Ancestral(process).step(x_t, x0_s, t, s, noise)
+    assert_close(DDIM(process, eta=1.0).step(x_t, x0_s, t, s, noise), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_noise_of_a_step_keeps_the_marginal(process, t, s, eta):
+    carried, fresh = linear_parts(DDIM(process, eta), process, t, s)
+    identity = torch.eye(pixels(process, s), dtype=torch.float64)
+    assert_close(carried @ carried.mT + fresh @ fresh.mT, process.noise.sigma(s) ** 2 * identity, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("t", "s"), [(9, 8), (9, 3), (6, 5), (4, 3)])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_lift_is_a_partial_isometry_that_the_forward_map_undoes(process, t, s):
+    L = linear_parts(DDIM(process), process, t, s)[0] / process.noise.sigma(s)
+    identity = torch.eye(pixels(process, t), dtype=torch.float64)
+    assert_close(L.mT @ L, identity, rtol=0, atol=1e-10)
+    # M is its polar factor times a positive matrix, so that M L is (M M^T)^(1/2): what is carried up comes down again.
+    M = dense(process.degradation.operator(s, t))
+    root = M @ L
+    assert_close(root @ root, M @ M.mT, rtol=0, atol=1e-10)
+    assert (torch.linalg.eigvalsh(root) > 0).all()
+
+
+def test_ddim_needs_no_inequality():
+    # From t = 9 straight to 1 and back in the other noise; any order of SNR will do for a deterministic step.
+    process = PROCESSES[0]
+    x_t, x0_s = normal(process.size(9), 0), normal(process.size(1), 1)
+    assert DDIM(process).step(x_t, x0_s, 9, 1, torch.zeros_like(x0_s)).isfinite().all()
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1])
+def test_ddim_refuses_other_etas(eta):
+    with pytest.raises(ValueError, match="eta is"):
+        DDIM(PROCESSES[0], eta)
+
+
+PLAIN = ScaleSpaceProcess(LinearBeta(1000), Unchanged((4, 4)))
+GRID = tuple(range(1000, 0, -50))
+
+
+def predictor(x, t):
+    """A nonlinear stand-in for a network."""
+    return torch.tanh(x * (1 + t / 1000))
+
+
+def chain(solver):
+    x = normal((4, 4), 3, batch=(2, 3))
+    for t, s in pairwise((*GRID, 0)):
+        x = solver.step(x, predictor(x, t), t, s, torch.zeros_like(x))
+    return x
+
+
+def diffusers_chain(scheduler):
+    x = normal((4, 4), 3, batch=(2, 3))
+    for index in scheduler.timesteps:
+        x = scheduler.step(predictor(x, int(index) + 1), int(index), x).prev_sample
+    return x
+
+
+def test_ddim_equals_diffusers():
+    theirs = DDIMScheduler(
+        beta_start=1e-4, beta_end=2e-2, prediction_type="sample", clip_sample=False, set_alpha_to_one=True
+    )
+    theirs.alphas_cumprod = PLAIN.noise.alpha(torch.arange(1, 1001)) ** 2
+    # "trailing" puts 20 steps at the indices 999, 949, ..., 49.
+    theirs = theirs.from_config(theirs.config, timestep_spacing="trailing")
+    theirs.alphas_cumprod = PLAIN.noise.alpha(torch.arange(1, 1001)) ** 2
+    theirs.set_timesteps(len(GRID))
+    assert (theirs.timesteps + 1).tolist() == list(GRID)
+    assert_close(chain(DDIM(PLAIN)), diffusers_chain(theirs), rtol=0, atol=1e-5)
+
+
+# diffusers' own way of making an array of a tensor.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_multistep_equals_diffusers():
+    theirs = DPMSolverMultistepScheduler(
+        beta_start=1e-4,
+        beta_end=2e-2,
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+    )
+    theirs.set_timesteps(timesteps=[t - 1 for t in GRID])
+    # Its own table is float32; ours in its place, so that the formulas are compared and not the roundings.
+    noise = PLAIN.noise
+    theirs.sigmas = torch.tensor([noise.sigma(t) / noise.alpha(t) for t in GRID] + [0.0], dtype=torch.float64)
+    assert_close(chain(Multistep(PLAIN)), diffusers_chain(theirs), rtol=0, atol=1e-5)
+
+
+def test_multistep_is_second_order_inside_a_level_and_forgets_at_a_change():
+    process = PROCESSES[1]
+    solver, grid = Multistep(process), (12, 11, 10, 9, 8, 7, 6)
+    x, ddim_like = normal(process.size(12), 0), []
+    for t, s in pairwise(grid):
+        x0_s, noise = normal(process.size(s), t), normal(process.size(s), 100 + t)
+        after = solver.step(x, x0_s, t, s, noise)
+        ddim_like.append(torch.allclose(after, DDIM(process).step(x, x0_s, t, s, noise), rtol=0, atol=1e-12))
+        x = after
+    # The first step, the change from 9 to 8, and the step after it have no history.
+    assert ddim_like == [True, False, False, True, True, False]
+
+
+def test_multistep_refuses_the_history_of_another_chain():
+    process = PROCESSES[1]
+    solver, x = Multistep(process), normal(process.size(8), 0)
+    solver.step(x, x, 8, 7, x)
+    with pytest.raises(ValueError, match="reset the solver"):
+        solver.step(x, x, 8, 7, x)
+    solver.reset()
+    solver.step(x, x, 8, 7, x)
+
+
+@given(levels=st.integers(1, 5), data=st.data())
+def test_log_snr_grid_has_every_change_and_no_more_calls_than_asked_for(levels, data):
+    calls = data.draw(st.integers(levels + 1, 300))
+    degradation = Resizing.octaves((64, 64), ConvexDecay(levels))
+    process = ScaleSpaceProcess(Shifted(LinearBeta(), degradation), degradation)
+    grid, changes = log_snr_grid(process, calls), degradation.change_points
+    assert grid[0] == 1000
+    assert grid[-1] == 1
+    assert all(t > s for t, s in pairwise(grid))
+    assert len(grid) <= calls
+    assert set(changes) <= set(grid)
+    if calls >= 2 * levels:
+        assert {t - 1 for t in changes} <= set(grid)
+
+
+def test_log_snr_grid_steps_equally_far_in_log_snr():
+    grid = log_snr_grid(PLAIN, 20)
+    steps = -torch.tensor([PLAIN.noise.log_snr(t) - PLAIN.noise.log_snr(s) for t, s in pairwise(grid)])
+    # The last steps are as long as one step of the process, where log-SNR falls fastest.
+    assert steps[:-3].max() < 1.5 * steps[:-3].min()
+
+
+@pytest.mark.parametrize("calls", [3, 1001])
+def test_log_snr_grid_refuses_impossible_numbers_of_calls(calls):
+    degradation = Resizing.octaves((64, 64), ConvexDecay(4))
+    with pytest.raises(ValueError, match=f"{calls} sampling steps; a process of 4 levels needs at least 5"):
+        log_snr_grid(ScaleSpaceProcess(LinearBeta(), degradation), calls)
