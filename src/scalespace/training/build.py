@@ -97,10 +97,6 @@ def _degradation(config: ProcessConfig) -> Resizing:
 def _schedule(config: ProcessConfig, levels: int) -> ResolutionSchedule:
     if config.change_points:
         return ChangesAt(config.change_points)
-    schedules: dict[str, ResolutionSchedule] = {
-        "convex": ConvexDecay(levels, config.gamma),
-        "equal": Equal(levels),
-        "sigmoid": SigmoidLike(levels, config.gamma),
-        "tanh": TanhLike(levels, config.gamma),
-    }
-    return schedules[config.resolution]
+    if config.resolution == "equal":
+        return Equal(levels)
+    return {"convex": ConvexDecay, "sigmoid": SigmoidLike, "tanh": TanhLike}[config.resolution](levels, config.gamma)
