@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: setup
 	@rm -rf $(RUN)
-	$(BIN)/scalespace train --preset tiny --data synthetic:shapes --output-dir $(RUN) --max-steps 600 --batch-size 32 \
+	$(BIN)/scalespace train --preset tiny --data synthetic:shapes --output-dir $(RUN) --max-steps 400 --batch-size 32 \
 		--learning-rate 1e-3 --warmup-steps 50 --ema-decay 0.99 --change-share 0.03 --checkpoint-every 200 --sample-every 0
 	$(BIN)/scalespace sample $(RUN)/model --num-images 64 --batch-size 32 --steps 50 --trajectory --output $(RUN)/pictures
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
@@ -24,10 +23,6 @@ __all__ = [
     "sizes",
     "tolerance",
 ]
-
-# The same examples on every run and every machine; the first call of a kernel is no sign of a slow test.
-settings.register_profile("scalespace", derandomize=True, deadline=None, max_examples=15, database=None)
-settings.load_profile("scalespace")
 
 
 def tolerance(dtype: torch.dtype, condition: float = 1.0) -> float:

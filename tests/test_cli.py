@@ -12,6 +12,7 @@ from tests.small_models import SMALL_OPTIONS, cli_error, train_words
 
 from scalespace.cli import main
 from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.loop import Trainer
 
 
@@ -328,6 +329,13 @@ def test_progress_is_shown_with_speed_and_loss(tmp_path, capsys):
     assert "training" in errors
     assert "loss" in errors
     assert "steps/s" in errors or "s/ steps" in errors
+
+
+def test_quiet_training_shows_no_bar_for_sample_grids_either(tmp_path, monkeypatch):
+    settings = []
+    monkeypatch.setattr(ScaleSpacePipeline, "set_progress_bar_config", lambda _, **options: settings.append(options))
+    main(train_words(tmp_path / "run", "--sample-every", "2", "--sample-images", "1", "--sample-steps", "2"))
+    assert [options["disable"] for options in settings] == [True]
 
 
 def test_the_options_of_these_tests_make_the_model_they_describe(capsys):

@@ -32,7 +32,7 @@ def test_change_points_are_those_of_the_released_code():
 @given(
     formula=st.sampled_from([ConvexDecay, SigmoidLike, TanhLike]),
     levels=st.integers(1, 6),
-    gamma=st.floats(0.3, 3.0),
+    gamma=st.floats(1.0, 3.0),
     timesteps=st.integers(1000, 3000),
 )
 def test_every_level_has_its_place_on_the_grid(formula, levels, gamma, timesteps):
@@ -61,7 +61,7 @@ def test_convex_decay_of_one_is_equal():
     assert ConvexDecay(4, 1.0).change_points(1000) == Equal(4).change_points(1000)
 
 
-@given(formula=st.sampled_from([SigmoidLike, TanhLike]), gamma=st.floats(0.5, 3.0), levels=st.integers(2, 5))
+@given(formula=st.sampled_from([SigmoidLike, TanhLike]), gamma=st.floats(1.0, 3.0), levels=st.integers(2, 5))
 def test_sigmoid_and_tanh_are_symmetric_in_time(formula, gamma, levels):
     points = formula(levels, gamma).change_points(1001)
     for point, mirrored in zip(points, reversed(points), strict=True):
@@ -94,5 +94,11 @@ def test_no_levels_are_refused(formula):
 @pytest.mark.parametrize("formula", [ConvexDecay, SigmoidLike, TanhLike])
 @pytest.mark.parametrize("gamma", [0.0, -1.0, float("nan")])
 def test_shapes_outside_their_definition_are_refused(formula, gamma):
-    with pytest.raises(ValueError, match="defined for gamma > 0"):
+    with pytest.raises(ValueError, match=r"gamma is .*; this schedule needs it"):
         formula(3, gamma)
+
+
+@pytest.mark.parametrize("formula", [SigmoidLike, TanhLike])
+def test_sigmoid_and_tanh_below_one_are_refused_since_they_would_not_be_monotone(formula):
+    with pytest.raises(ValueError, match=r"gamma is 0\.5; this schedule needs it at least 1"):
+        formula(3, 0.5)

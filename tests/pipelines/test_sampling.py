@@ -40,7 +40,7 @@ def test_writes_pictures_a_grid_and_a_trajectory(model, tmp_path, capsys):
         assert (grid.size, last.size, last.format) == ((18, 18), (8, 8), "PNG")
         assert (np.asarray(grid)[10:, :8] == np.asarray(last)).all()
     printed = capsys.readouterr().out
-    assert f"pictures   3 in {tmp_path / 'out'}, 5 network calls each" in printed
+    assert f"pictures   3 in {tmp_path / 'out'}, 6 network calls each" in printed
     assert f"trajectory {tmp_path / 'out' / 'trajectory.png'}" in printed
 
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalespace.training.batches import BatchOrder, to_model, to_uint8
+from scalespace.pipelines.pictures import to_uint8
+from scalespace.training.batches import BatchOrder, to_model
 
 sizes = st.integers(1, 23)
 seeds = st.integers(0, 2**63)

@@ -1,6 +1,5 @@
 """Training pictures: every kind of container and damage, and one identity however they are read."""
 
-import io
 import os
 import pickle
 import time
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.picture_files import encoded, flat, picture
 from torch.utils.data import DataLoader
 
 from scalespace.errors import UserError
@@ -18,20 +18,6 @@ from scalespace.training.data import BadImage, ImageDataset, open_images
 from scalespace.training.shapes import shapes
 
 SHARED = Path(os.environ.get("SCALESPACE_SHARED", Path(__file__).parents[3] / "shared"))
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def picture(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
-    return Image.fromarray(shapes(index, size))
-
-
-def flat(colour: object, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> Image.Image:
-    return Image.new(mode, size, colour)  # type: ignore[arg-type]  # Pillow's type of a colour depends on the mode
 
 
 def fill(place: Path, files: dict[str, bytes]) -> str:

@@ -5,23 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from tests.picture_files import encoded, flat, picture
 
-from scalespace.training.shapes import shapes
 from scalespace.training.sources import decode_image
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def picture(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
-    return Image.fromarray(shapes(index, size))
-
-
-def flat(colour: object, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> Image.Image:
-    return Image.new(mode, size, colour)  # type: ignore[arg-type]  # Pillow's type of a colour depends on the mode
 
 
 def colour_of(data: bytes, image_size: tuple[int, int] = (8, 8)) -> list[int]:

@@ -137,7 +137,8 @@ class TanhLike(_Formula):
     gamma: float = 2.0
 
     def __post_init__(self):
-        _check_gamma(self.gamma)
+        # Below 1, x leaves [0, 1] and S is no longer monotone.
+        _check_gamma(self.gamma, least=1.0)
 
     def _first_indices(self, tau: Tensor) -> Tensor:
         z = 1 - tau
@@ -152,7 +153,8 @@ class SigmoidLike(_Formula):
     gamma: float = 2.0
 
     def __post_init__(self):
-        _check_gamma(self.gamma)
+        # Below 1, x leaves [0, 1] and S is no longer monotone.
+        _check_gamma(self.gamma, least=1.0)
 
     def _first_indices(self, tau: Tensor) -> Tensor:
         # The level is floor(n (1/2 + k(tau - 1/2))) with k the inverse of h / 2, so level j begins at
@@ -272,9 +274,10 @@ def _change(sizes: tuple[Size, ...], level: int) -> str:
     return f"{_pixels(sizes[level])} to {_pixels(sizes[level + 1])}"
 
 
-def _check_gamma(gamma: float) -> None:
-    if not gamma > 0:
-        raise ValueError(f"gamma is {gamma}; the schedules are defined for gamma > 0 (the paper uses 0.5, 1, 2 and 3)")
+def _check_gamma(gamma: float, least: float = 0.0) -> None:
+    if not (gamma >= least and gamma > 0):
+        bound = f"at least {least:g}" if least else "above 0"
+        raise ValueError(f"gamma is {gamma}; this schedule needs it {bound} (the paper uses 0.5, 1, 2 and 3)")
 
 
 def _h(u: Tensor, gamma: float) -> Tensor:

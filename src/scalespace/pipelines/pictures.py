@@ -12,16 +12,20 @@ from torch import Tensor
 
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 
-__all__ = ["Trajectory", "image_generators", "picture_grid", "to_picture"]
+__all__ = ["Trajectory", "image_generators", "picture_grid", "to_picture", "to_uint8"]
 
 _GAP = 2
 
 
 def to_picture(image: Tensor) -> Image.Image:
     """An RGB picture of a tensor in [-1, 1], shape (3, H, W), or (1, H, W) for grey; values outside are clamped."""
-    pixels = ((image.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    array = pixels.permute(1, 2, 0).numpy()
+    array = to_uint8(image).cpu().permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pixels in 0..255 of tensors in [-1, 1], rounded to the nearest level; what lies outside is clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def picture_grid(pictures: Sequence[Image.Image], columns: int | None = None) -> Image.Image:

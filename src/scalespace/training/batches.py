@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["BatchOrder", "to_model", "to_uint8"]
+__all__ = ["BatchOrder", "to_model"]
 
 # Words of the random keys that keep permutations and flips of one seed apart.
 _ORDER, _FLIPS = 0, 1
@@ -115,15 +115,3 @@ def to_model(images: Tensor, flips: Tensor | None = None) -> Tensor:
     if flips is not None:
         images = torch.where(flips.to(images.device)[:, None, None, None], images.flip(-1), images)
     return images.to(torch.float32) / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """The inverse of `to_model`: rounds to the nearest of 256 levels; what lies outside [-1, 1] is clamped.
-
-    Args:
-        images: Any shape, floating, nominally in [-1, 1].
-
-    Returns:
-        The same shape, uint8.
-    """
-    return ((images.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

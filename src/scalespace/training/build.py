@@ -191,10 +191,6 @@ def _schedule(config: ProcessConfig, levels: int) -> ResolutionSchedule:
         raise ValueError('the resolution schedule "auto" reads its change points off the pictures; give --data')
     if config.change_points or config.resolution == "auto":
         return ChangesAt(config.change_points)
-    schedules: dict[str, ResolutionSchedule] = {
-        "convex": ConvexDecay(levels, config.gamma),
-        "equal": Equal(levels),
-        "sigmoid": SigmoidLike(levels, config.gamma),
-        "tanh": TanhLike(levels, config.gamma),
-    }
-    return schedules[config.resolution]
+    if config.resolution == "equal":
+        return Equal(levels)
+    return {"convex": ConvexDecay, "sigmoid": SigmoidLike, "tanh": TanhLike}[config.resolution](levels, config.gamma)

@@ -131,7 +131,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
                 bar.set_postfix_str(recorder.flush(), refresh=False)
             bar.update()
             if config.sample_every and step % config.sample_every == 0:
-                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png")
+                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", progress)
             if checkpoint:
                 run.save_checkpoint(step, trainer.save)
     write_directory(run.model_path, trainer.save_pipeline)
@@ -263,7 +263,7 @@ class Trainer:
         with self._averaged() as network:
             ScaleSpacePipeline(network, self.scheduler).save_pretrained(path)
 
-    def save_samples(self, path: Path) -> None:
+    def save_samples(self, path: Path, progress: bool = True) -> None:
         """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare."""
         if not self.accelerator.is_main_process:
             return
@@ -271,7 +271,7 @@ class Trainer:
         labels = None if classes is None else torch.arange(count) % classes
         with self._averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler)
-            pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2)
+            pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
             images = pipeline(
                 count,
                 generator=image_generators(self.config.seed, range(count)),
