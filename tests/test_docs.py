@@ -38,8 +38,10 @@ def test_python_in_the_documents_runs(code):
 
 
 @pytest.mark.parametrize("command", plan_commands())
-def test_plan_commands_in_the_documents_run(command, capsys):
-    main(command.split())
+def test_plan_commands_in_the_documents_run(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    main(command.replace("photos/", "synthetic:shapes:64").split())
     assert "GFLOPs on average" in capsys.readouterr().out
 
 

@@ -14,12 +14,15 @@ __version__ = "0.1.0"
 _NAMES = {
     "scalespace.diffusion.degradation": (
         "Degradation",
+        "OrthonormalResizing",
         "Resizing",
         "Unchanged",
     ),
     "scalespace.diffusion.denoiser": (
         "Denoiser",
         "GaussianDenoiser",
+        "GaussianMixture",
+        "GaussianMixtureDenoiser",
     ),
     "scalespace.diffusion.gaussian": ("Gaussian",),
     "scalespace.diffusion.loss": (
@@ -33,17 +36,23 @@ _NAMES = {
         "Cosine",
         "LinearBeta",
         "NoiseSchedule",
+        "Shifted",
     ),
     "scalespace.diffusion.process": ("ScaleSpaceProcess",),
     "scalespace.diffusion.resolution": (
         "ChangesAt",
         "ConvexDecay",
         "Equal",
+        "FromSpectrum",
         "ResolutionSchedule",
         "SigmoidLike",
         "TanhLike",
     ),
-    "scalespace.diffusion.solvers": ("Ancestral",),
+    "scalespace.diffusion.solvers": (
+        "Ancestral",
+        "DDIM",
+        "Multistep",
+    ),
     "scalespace.errors": ("UserError",),
     "scalespace.networks.flexi_unet": ("FlexiUNet",),
     "scalespace.operators.linear": (
@@ -52,11 +61,19 @@ _NAMES = {
         "Identity",
         "LinearOperator",
     ),
-    "scalespace.operators.resize": ("Resize",),
+    "scalespace.operators.resize": (
+        "OrthonormalResize",
+        "Resize",
+    ),
     "scalespace.pipelines.pipeline": ("ScaleSpacePipeline",),
     "scalespace.pipelines.scheduler": ("ScaleSpaceScheduler",),
     # A saved pipeline names this package, and diffusers looks for its base classes where a pipeline's parts come from.
-    "diffusers": ("ConfigMixin", "DiffusionPipeline", "ModelMixin", "SchedulerMixin"),
+    "diffusers": (
+        "ConfigMixin",
+        "DiffusionPipeline",
+        "ModelMixin",
+        "SchedulerMixin",
+    ),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,10 +1,13 @@
 __version__: str
 
 from scalespace.diffusion.degradation import Degradation as Degradation
+from scalespace.diffusion.degradation import OrthonormalResizing as OrthonormalResizing
 from scalespace.diffusion.degradation import Resizing as Resizing
 from scalespace.diffusion.degradation import Unchanged as Unchanged
 from scalespace.diffusion.denoiser import Denoiser as Denoiser
 from scalespace.diffusion.denoiser import GaussianDenoiser as GaussianDenoiser
+from scalespace.diffusion.denoiser import GaussianMixture as GaussianMixture
+from scalespace.diffusion.denoiser import GaussianMixtureDenoiser as GaussianMixtureDenoiser
 from scalespace.diffusion.gaussian import Gaussian as Gaussian
 from scalespace.diffusion.loss import ConstantWeight as ConstantWeight
 from scalespace.diffusion.loss import MaxSNR as MaxSNR
@@ -14,20 +17,25 @@ from scalespace.diffusion.loss import x0_loss as x0_loss
 from scalespace.diffusion.noise import Cosine as Cosine
 from scalespace.diffusion.noise import LinearBeta as LinearBeta
 from scalespace.diffusion.noise import NoiseSchedule as NoiseSchedule
+from scalespace.diffusion.noise import Shifted as Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess as ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt as ChangesAt
 from scalespace.diffusion.resolution import ConvexDecay as ConvexDecay
 from scalespace.diffusion.resolution import Equal as Equal
+from scalespace.diffusion.resolution import FromSpectrum as FromSpectrum
 from scalespace.diffusion.resolution import ResolutionSchedule as ResolutionSchedule
 from scalespace.diffusion.resolution import SigmoidLike as SigmoidLike
 from scalespace.diffusion.resolution import TanhLike as TanhLike
+from scalespace.diffusion.solvers import DDIM as DDIM
 from scalespace.diffusion.solvers import Ancestral as Ancestral
+from scalespace.diffusion.solvers import Multistep as Multistep
 from scalespace.errors import UserError as UserError
 from scalespace.networks.flexi_unet import FlexiUNet as FlexiUNet
 from scalespace.operators.linear import Composition as Composition
 from scalespace.operators.linear import FunctionOperator as FunctionOperator
 from scalespace.operators.linear import Identity as Identity
 from scalespace.operators.linear import LinearOperator as LinearOperator
+from scalespace.operators.resize import OrthonormalResize as OrthonormalResize
 from scalespace.operators.resize import Resize as Resize
 from scalespace.pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
