@@ -147,7 +147,7 @@ def _train(words: list[str]) -> None:
     try:
         from scalespace.training.loss_plot import plot_losses
 
-        plot_losses(run.read_log(), run.path / "loss.png", f"{config.data}, seed {config.seed}")
+        plot_losses(run.read_log(), run.path / "loss.png", f"{Path(config.data).name}, seed {config.seed}")
     except ImportError:
         print("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
     else:
