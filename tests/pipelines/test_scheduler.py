@@ -173,7 +173,7 @@ def test_no_other_scheduler_takes_its_configuration():
 def test_refuses_a_timestep_that_is_not_in_use():
     scheduler = small_scheduler()
     scheduler.set_timesteps(2)
-    with pytest.raises(ValueError, match=r"timestep 3 is not one of the 3 timesteps in use; take them from"):
+    with pytest.raises(ValueError, match=r"timestep 3 is not one of the 4 timesteps in use; take them from"):
         scheduler.step(torch.zeros(1, 3, 8, 8), 3, torch.zeros(1, 3, 8, 8))
 
 
