@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.small_models import small_config
@@ -150,6 +151,15 @@ def test_a_checkpoint_that_fails_leaves_the_earlier_one(error: Exception, words:
         run.save_checkpoint(10, _fail(error))
     assert _names(run.path / "checkpoints") == ["step-00000005"]
     assert (run.path / "checkpoints" / "step-00000005" / "content").read_text() == "whole"
+
+
+def test_a_full_disk_is_recognised_whatever_the_writer_says(run, monkeypatch):
+    def write(path: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos 1989184 vs 1989072")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"step-00000005 \(the disk is full\)"):
+        run.save_checkpoint(5, write)
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):

@@ -28,6 +28,7 @@ from scalespace.training.configuration import TrainConfig
 
 __all__ = ["RunDirectory", "write_directory", "write_file"]
 
+_FULL = 1 << 20  # bytes
 _REMEDY = "free space or choose another place"
 
 # Fields that may change between two starts of one run, since they do not change its weights.
@@ -125,7 +126,7 @@ class RunDirectory:
             with self.log_path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.log_path} ({_reason(error)}); {_REMEDY}") from error
+            raise UserError(f"cannot write {self.log_path} ({_reason(error, self.log_path)}); {_REMEDY}") from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of the log; a last line cut short by a crash is left out."""
@@ -167,9 +168,9 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
         partial.rename(path)
         shutil.rmtree(outdated, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors report a full disk as errors of their own, without its number.
+        reason = _reason(error, path)
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {path} ({_reason(error)}); {_REMEDY}") from error
+        raise UserError(f"cannot write {path} ({reason}); {_REMEDY}") from error
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -188,13 +189,17 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         partial.replace(path)
     except OSError as error:
+        reason = _reason(error, path)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({_reason(error)}); {_REMEDY}") from error
+        raise UserError(f"cannot write {path} ({reason}); {_REMEDY}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    # torch and safetensors report a full disk in words of their own; what they have written still fills it here.
+    if not isinstance(error, OSError) and path.parent.exists() and shutil.disk_usage(path.parent).free < _FULL:
         return "the disk is full"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
