@@ -4,9 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from benchmarks.bridges import Isotropic, UpsampledPrediction, UpsampledState
+from benchmarks.bridges import UpsampledPrediction, UpsampledState
 from benchmarks.placement import best_division, best_points, calls_by_level, divided_grid, level_grid, uniform_calls
-from tests.isotropic import IsotropicAtChanges
 from tests.strategies import normal
 from torch.testing import assert_close
 
@@ -26,12 +25,6 @@ CHANGE = DEGRADATION.change_points[0]
 def white(size):
     """Unit pictures: what a linear map does to them has the covariance of what it does to white noise."""
     return torch.eye(size[0] * size[1], dtype=torch.float64).reshape(-1, 1, *size)
-
-
-def test_isotropic_bridge_is_the_wrong_sampler_of_the_tests():
-    x_t, x0_s, noise = normal((4, 4), 0, batch=(2, 1)), normal((8, 8), 1, batch=(2, 1)), normal((8, 8), 2, batch=(2, 1))
-    arguments = x_t, x0_s, CHANGE, CHANGE - 1, noise
-    assert_close(Isotropic(PAPERS, Ancestral(PAPERS)).step(*arguments), IsotropicAtChanges(PAPERS).step(*arguments))
 
 
 def test_upsampled_state_has_white_noise_of_the_right_level():

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.isotropic import IsotropicAtChanges
+from benchmarks.bridges import Isotropic
 from tests.strategies import normal
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def test_isotropic_noise_at_the_changes_is_noticed(name):
     scheduler = scheduler_of(name)
     denoiser, solver, following = (
         data_denoiser(scheduler),
-        IsotropicAtChanges(scheduler.process),
+        Isotropic(scheduler.process, Ancestral(scheduler.process)),
         dict(bridges(scheduler)),
     )
 
