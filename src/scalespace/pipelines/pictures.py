@@ -46,7 +46,7 @@ def picture_grid(pictures: Sequence[Image.Image], columns: int | None = None) ->
     return grid
 
 
-def image_generators(seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
+def image_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """One generator for each picture, keyed by (seed, index), so that no picture depends on its batch.
 
     Raises:
@@ -56,7 +56,7 @@ def image_generators(seed: int, indices: Sequence[int], device: torch.device | s
         raise ValueError(f"seed {seed} is not between 0 and {2**32 - 1}")
     # torch's CPU generator looks at 32 bits only: a hash keeps seeds apart, and counting from it the pictures of one seed.
     first = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return [torch.Generator(device).manual_seed((first + index) % 2**32) for index in indices]
+    return [torch.Generator().manual_seed((first + index) % 2**32) for index in indices]
 
 
 class Trajectory:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from scalespace.diffusion.degradation import Resizing
 from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight
-from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import (
     ChangesAt,
@@ -106,12 +105,11 @@ def spectral_schedule(model: ModelConfig, spectrum: Tensor) -> FromSpectrum:
     Raises:
         UserError: If the spectrum or the tolerance gives none, or the model cannot be.
     """
-    config = replace(model.process, resolution="auto", change_points=())
-    sizes = build_scheduler(without_data(replace(model, process=config))).sizes
-    linear = config.noise == "linear"
+    # Without the shift, which only the change points themselves give rise to, the process has the base schedule.
+    config = replace(model.process, resolution="auto", change_points=(), shifted=False)
+    scheduler = build_scheduler(without_data(replace(model, process=config)))
     try:
-        noise = LinearBeta(config.timesteps, config.beta_start, config.beta_end) if linear else Cosine(config.timesteps)
-        schedule = FromSpectrum(spectrum, sizes, noise, config.tolerance)
+        schedule = FromSpectrum(spectrum, scheduler.sizes, scheduler.process.noise, config.tolerance)
         schedule.change_points(config.timesteps)
     except ValueError as error:
         raise _no_process(error) from error
