@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,7 +60,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         eta: Of "ddim": 0 is deterministic inside a level, 1 is ancestral.
         timestep_spacing: "linspace", equal steps of t, or "log_snr", equal steps of log-SNR.
         released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
-            (sigma about 0.01), instead of on the clean prediction.
+            (sigma about 0.01), instead of on the clean prediction, and keep one point of a change as it does.
 
     Raises:
         ValueError: If the schedules do not make a process, or an option is unknown.
@@ -110,7 +109,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return self.process.timesteps
 
-    @cached_property
+    @property
     def image_size(self) -> Size:
         """Height and width of the finished pictures."""
         return self.process.size(0)
