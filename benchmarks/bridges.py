@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import Multistep
+from scalespace.diffusion.solvers import Corrected, Multistep
 from scalespace.evaluation.oracle import Solver
 
 __all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
@@ -55,7 +55,7 @@ class Bridge(ABC):
         """x_s from x_t, as a solver."""
         if self.process.size(t) == self.process.size(s):
             return self.solver.step(x_t, x0_s, t, s, noise)
-        if isinstance(self.solver, Multistep):
+        if isinstance(self.solver, Multistep | Corrected):
             self.solver.reset()
         return self.cross(x_t, x0_s, t, s, noise)
 

@@ -22,16 +22,17 @@ from pathlib import Path
 
 import torch
 from benchmarks.bridges import Bridge, Isotropic, UpsampledPrediction, UpsampledState
-from benchmarks.placement import best_division, best_points, calls_by_level, kept_points, level_grid, uniform_calls
+from benchmarks.placement import best_division, best_points, even_grid, kept_points, uniform_calls
 from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser, GaussianMixtureDenoiser
+from scalespace.diffusion.grids import calls_by_level, log_snr_grid
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay, FromSpectrum
-from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.evaluation.mixture import fit_mixture, grey_patches, mixture_moments
 from scalespace.evaluation.mixture_errors import draw_chain, mixture_errors
 from scalespace.evaluation.oracle import (
@@ -47,7 +48,8 @@ from scalespace.operators.linear import Size
 from scalespace.training.data import open_images
 
 Grid = tuple[int, ...]
-SOLVERS = {"Ancestral": Ancestral, "DDIM(0)": DDIM, "Multistep": Multistep}
+REMEMBERING = ("Multistep", "Corrected")
+SOLVERS = {"Ancestral": Ancestral, "DDIM(0)": DDIM, "Multistep": Multistep, "Corrected": Corrected}
 LINE, PLANE = (1, 64), (16, 16)
 
 
@@ -107,7 +109,7 @@ def gaussian_error(case: Case, process: ScaleSpaceProcess, solver: str, data: Ga
 
 
 def _covariance(case: Case, process: ScaleSpaceProcess, solver: str, data: GaussianDenoiser, grid: Grid) -> Tensor:
-    covariance = chain_covariance if solver == "Multistep" else sampled_covariance
+    covariance = chain_covariance if solver in REMEMBERING else sampled_covariance
     return covariance(case.solver(process, solver), data, grid)
 
 
@@ -116,10 +118,10 @@ def _distance(drawn: Tensor, covariance: Tensor) -> float:
 
 
 def grid_of(process: ScaleSpaceProcess, calls: int) -> Grid | None:
-    """``level_grid``, all points for 1000 calls, nothing where the calls do not suffice."""
+    """``log_snr_grid``, all points for 1000 calls, nothing where the calls do not suffice."""
     if calls == process.timesteps:
         return tuple(range(calls, 0, -1))
-    return level_grid(process, calls) if calls >= len(kept_points(process)) else None
+    return log_snr_grid(process, calls) if calls >= len(kept_points(process)) else None
 
 
 def drowned_at(tolerance: float) -> Grid:
@@ -147,7 +149,7 @@ def sweep(size: Size, covariance: Tensor, cases: list[Case], calls: dict[str, Gr
 def line(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     few = (10, 20, 30, 55, 100, 250)
     cases = [DDPM, *processes((2, 4, 6)), *baselines((2, 4, 6))]
-    calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few}
+    calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few, "Corrected": few}
     records = sweep(LINE, spectral_covariance(power_law(LINE)), cases, calls, arguments.quiet)
     plot(records, (4, 6), arguments.output / "oracle-line.png", "64 samples, spectrum 1 / (k + 1)^2")
     return tables(records), records
@@ -156,7 +158,7 @@ def line(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
 def plane(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     few = (10, 20, 30, 55, 100)
     cases = [DDPM, *processes((3,)), *baselines((3,))]
-    calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few}
+    calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few, "Corrected": few}
     records = sweep(PLANE, spectral_covariance(lorentzian(PLANE)), cases, calls, arguments.quiet)
     plot(records, (3,), arguments.output / "oracle-plane.png", "16 x 16, spectrum 1 / (1 + kh^2 + kw^2)")
     return tables(records), records
@@ -171,7 +173,7 @@ def early(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
         changes = ConvexDecay(4).change_points(1000) if tau is None else drowned_at(tau)
         place = "ConvexDecay(0.5)" if tau is None else f"tau = {tau}"
         row = [place, ", ".join(map(str, changes))]
-        for solver, count in (("Ancestral", 1000), ("Multistep", 55)):
+        for solver, count in (("Ancestral", 1000), ("Multistep", 55), ("Corrected", 30)):
             for case in cases:
                 process = case.process(LINE, changes)
                 grid = grid_of(process, count)
@@ -185,7 +187,11 @@ def early(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
                     | {"bands": [[*band, ratio] for band, ratio in ratios.items()]}
                 )
         rows.append(row)
-    header = ["changes", "at t", *(f"{s}: {c.name}" for s in ("ancestral 1000", "2nd order 55") for c in cases)]
+    header = [
+        "changes",
+        "at t",
+        *(f"{s}: {c.name}" for s in ("ancestral 1000", "Multistep 55", "Corrected 30") for c in cases),
+    ]
     text = [markdown(header, rows)]
     for title in (title for title in bands if title.startswith(("Convex", "tau = 0.01"))):
         octaves = [f"{first}-{last}" if first != last else str(first) for first, last in true]
@@ -211,16 +217,16 @@ def placement(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     windows = ((18, 19, 20), (28, 29, 30), (53, 54, 55))
     rules: dict[str, Callable[[ScaleSpaceProcess, int], Grid]] = {
         "uniform in t": uniform_calls,
-        "log-SNR": log_snr_grid,
-        "by level": lambda process, calls: level_grid(process, calls, 1.0, 0.0),
-        "by level, first 0.4": lambda process, calls: level_grid(process, calls, 0.4, 0.0),
-        "by level, tilt 0.03": lambda process, calls: level_grid(process, calls, 1.0, 0.03),
-        "by level, first 0.4, tilt 0.03": level_grid,
-        "by level, first 0.2, tilt 0.03": lambda process, calls: level_grid(process, calls, 0.2, 0.03),
-        "by level, first 0.4, tilt 0.06": lambda process, calls: level_grid(process, calls, 0.4, 0.06),
+        "log-SNR": even_grid,
+        "by level": lambda process, calls: log_snr_grid(process, calls, 1.0, 0.0),
+        "by level, first 0.4": lambda process, calls: log_snr_grid(process, calls, 0.4, 0.0),
+        "by level, tilt 0.03": lambda process, calls: log_snr_grid(process, calls, 1.0, 0.03),
+        "by level, first 0.4, tilt 0.03": log_snr_grid,
+        "by level, first 0.2, tilt 0.03": lambda process, calls: log_snr_grid(process, calls, 0.2, 0.03),
+        "by level, first 0.4, tilt 0.06": lambda process, calls: log_snr_grid(process, calls, 0.4, 0.06),
     }
     records, rows = [], []
-    jobs = [(place, solver) for solver in ("Multistep", "Ancestral") for place in places]
+    jobs = [(place, solver) for solver in ("Multistep", "Corrected", "Ancestral") for place in places]
     for place, solver in tqdm(jobs, unit=" processes", disable=arguments.quiet, file=sys.stderr):
         case, changes = places[place]
         process = case.process(LINE, changes)
@@ -242,10 +248,10 @@ def placement(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
         for name, rule in rules.items():
             cells = [record(name, [rule(process, calls) for calls in window]) for window in windows]
             rows.append([place, solver, name, *cells])
-        if solver == "Multistep":
+        if solver in REMEMBERING:
             divided, single = [], []
             for window in windows:
-                start = calls_by_level(process, level_grid(process, window[-1]))
+                start = calls_by_level(process, log_snr_grid(process, window[-1]))
                 grid = best_division(process, start, error)
                 divided.append(record("best division found", [grid]))
                 single.append(record("best points found", [best_points(process, grid, error, rounds=10)]))
@@ -272,15 +278,19 @@ def mixture(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     jobs = [
         (case, solver, calls)
         for case in cases
-        for solver, counts in (("Ancestral", (100,)), ("DDIM(0)", (55,)), ("Multistep", (12, 20, 30, 55)))
+        for solver, counts in (
+            ("Ancestral", (100,)),
+            ("DDIM(0)", (55,)),
+            *((solver, (12, 20, 30, 55)) for solver in REMEMBERING),
+        )
         for calls in counts
         # The baselines differ at the changes alone; the best solver shows it.
-        if case.bridge is None or (solver == "Multistep" and calls in (20, 55))
+        if case.bridge is None or (solver == "Corrected" and calls in (20, 55))
     ]
     records, rows = [], []
     for case, solver, calls in tqdm(jobs, unit=" samplers", disable=arguments.quiet, file=sys.stderr):
         process = case.process(PLANE)
-        denoiser, grid = GaussianMixtureDenoiser(process, fitted), level_grid(process, calls)
+        denoiser, grid = GaussianMixtureDenoiser(process, fitted), log_snr_grid(process, calls)
 
         def draw(count: int, noise: torch.Generator, case=case, solver=solver, denoiser=denoiser, grid=grid) -> Tensor:
             return draw_chain(case.solver(denoiser.process, solver), denoiser, grid, count, noise)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
-from torch import Tensor
 
+from scalespace.diffusion.grids import divided_grid, uniform_grid
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import uniform_grid
 
 __all__ = [
     "best_division",
     "best_points",
-    "calls_by_level",
-    "divided_grid",
+    "even_grid",
     "kept_points",
-    "level_grid",
     "uniform_calls",
 ]
 
@@ -38,17 +34,16 @@ def uniform_calls(process: ScaleSpaceProcess, calls: int) -> Grid:
     return max((grid for grid in grids if len(grid) <= calls), key=len)
 
 
-def level_grid(process: ScaleSpaceProcess, calls: int, first: float = 0.4, tilt: float = 0.03) -> Grid:
-    """Points of every level equally spaced, but for a shorter first step after a change; both points of every change.
+def even_grid(process: ScaleSpaceProcess, calls: int) -> Grid:
+    """Equal steps of log-SNR over all levels alike, and the points of every change besides.
 
-    A second-order solver starts every level anew, with a step of first order, which therefore has to be short. Points go
-    where steps are longest, so levels get calls in proportion to the way through them.
+    Log-SNR jumps at a change, in a step that is taken anyhow, so the jumps do not count. Both points of every change are
+    kept where the calls suffice for that, and otherwise the first low-resolution point alone.
 
     Args:
-        process: Its noise and its levels.
-        calls: Number of network calls, the length of the result up to the rounding of points onto each other.
-        first: Length of the first step after a change, as a share of the level's other steps.
-        tilt: The way is the integral of SNR^tilt over log-SNR: above 0 steps get shorter towards the clean end.
+        process: Its noise and its changes.
+        calls: Largest number of network calls, which is the length of the result; it is reached up to the rounding of
+            close points onto each other. From levels + 1 to T.
 
     Returns:
         Strictly descending points, T first and 1 last; sampling goes on from 1 to 0.
@@ -56,58 +51,28 @@ def level_grid(process: ScaleSpaceProcess, calls: int, first: float = 0.4, tilt:
     Raises:
         ValueError: If the calls do not suffice for the points that must be there, or are more than T.
     """
-    if not len(kept_points(process)) <= calls <= process.timesteps:
+    T, changes = process.timesteps, process.degradation.change_points
+    best = {T, 1, *changes}
+    if not max(len(best), len(changes) + 2) <= calls <= T:
         raise ValueError(
-            f"{calls} network calls; this process needs at least {len(kept_points(process))} "
-            f"and has at most {process.timesteps}"
+            f"{calls} sampling steps; a process of {len(changes) + 1} levels needs at least {len(changes) + 2} "
+            f"and has at most {T}"
         )
-    ways = [float(way[0] - way[-1]) for _, way in _levels(process, tilt)]
-    counts = [min(2, len(way)) for _, way in _levels(process, tilt)]
-    lowest = len(ways) - 1
-    while sum(counts) < calls:
-        steps = [
-            way / (count - 2 + (1 if level == lowest else first)) if count > 1 else 0.0
-            for level, (way, count) in enumerate(zip(ways, counts, strict=True))
-        ]
-        counts[steps.index(max(steps))] += 1
-    return divided_grid(process, tuple(counts), first, tilt)
-
-
-def divided_grid(process: ScaleSpaceProcess, counts: Grid, first: float = 0.4, tilt: float = 0.03) -> Grid:
-    """``level_grid`` with the number of points of every level chosen by hand.
-
-    Args:
-        process: Its levels.
-        counts: For every level, the highest resolution first; at least 2, or 1 where it has one point.
-        first: As in ``level_grid``.
-        tilt: As in ``level_grid``.
-
-    Returns:
-        Strictly descending points; where two fall onto each other there are fewer than counted.
-    """
-    points: set[int] = set()
-    for level, ((start, way), count) in enumerate(zip(_levels(process, tilt), counts, strict=True)):
-        u = torch.arange(count, dtype=torch.float64)
-        if count > 2 and level < len(counts) - 1:
-            u[1:] += first - 1
-        wanted = way[-1] + u / max(1.0, float(u[-1])) * (way[0] - way[-1])
-        points.update((start + (way[None] - wanted[:, None]).abs().argmin(1)).tolist())
-    return tuple(sorted(points, reverse=True))
-
-
-def calls_by_level(process: ScaleSpaceProcess, grid: Grid) -> Grid:
-    """How many points of a grid lie in each level, the highest resolution first."""
-    bounds = (1, *process.degradation.change_points, process.timesteps + 1)
-    return tuple(sum(first <= t < after for t in grid) for first, after in pairwise(bounds))
-
-
-def _levels(process: ScaleSpaceProcess, tilt: float) -> list[tuple[int, Tensor]]:
-    # First point of every level, and the way left from each of its points to the clean end, which falls with t.
-    table = process.noise.log_snr_table
-    steps = -table[1:].diff() * (tilt * table[1:-1]).exp()
-    way = torch.cat([steps.new_zeros(2), -steps.cumsum(0)])
-    bounds = (1, *process.degradation.change_points, process.timesteps + 1)
-    return [(first, way[first:after]) for first, after in pairwise(bounds)]
+    both = best.union(t - 1 for t in changes)
+    if len(both) <= calls:
+        best = both
+    travelled = process.noise.log_snr_table[1:].diff().abs()
+    travelled[[t - 2 for t in changes]] = 0
+    position = torch.cat([travelled.new_zeros(1), travelled.cumsum(0)])
+    kept = best
+    for count in range(2, calls + 1):
+        wanted = torch.linspace(0, float(position[-1]), count, dtype=torch.float64)
+        nearest = (torch.searchsorted(position, wanted).clamp_max(T - 1) + 1).tolist()
+        points = kept.union(nearest)
+        if len(points) > calls:
+            break
+        best = points
+    return tuple(sorted(best, reverse=True))
 
 
 def best_division(process: ScaleSpaceProcess, counts: Grid, error: Error) -> Grid:

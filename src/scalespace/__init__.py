@@ -50,6 +50,7 @@ _NAMES = {
     ),
     "scalespace.diffusion.solvers": (
         "Ancestral",
+        "Corrected",
         "DDIM",
         "Multistep",
     ),

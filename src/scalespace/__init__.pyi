@@ -28,6 +28,7 @@ from scalespace.diffusion.resolution import SigmoidLike as SigmoidLike
 from scalespace.diffusion.resolution import TanhLike as TanhLike
 from scalespace.diffusion.solvers import DDIM as DDIM
 from scalespace.diffusion.solvers import Ancestral as Ancestral
+from scalespace.diffusion.solvers import Corrected as Corrected
 from scalespace.diffusion.solvers import Multistep as Multistep
 from scalespace.errors import UserError as UserError
 from scalespace.networks.flexi_unet import FlexiUNet as FlexiUNet

@@ -77,12 +77,12 @@ class _Sample:
     steps: int = 50
     """Sampling steps, up to the process's timesteps: with linspace the equally spaced ones, at least 2, besides which
     resolution changes are kept; with log_snr all of them, at least levels + 1."""
-    solver: Literal["ancestral", "ddim", "multistep"] | None = None
+    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
     """How a step is taken; the model's own if left out."""
     eta: float | None = None
     """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
     spacing: Literal["linspace", "log_snr"] | None = None
-    """Equal steps of time or of log-SNR (which suits multistep); the model's own if left out."""
+    """Equal steps of time or of log-SNR (which suits multistep and corrected); the model's own if left out."""
     seed: int = 0
     """Picture i depends on the seed and i alone."""
     batch_size: int = 16

@@ -1,5 +1,6 @@
 """DDIM and Multistep: their family, their parity with diffusers, and what they do to noise across resolutions."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -7,8 +8,6 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.strategies import normal
 from torch.testing import assert_close
 
@@ -16,8 +15,7 @@ from scalespace.diffusion.degradation import Degradation, OrthonormalResizing, R
 from scalespace.diffusion.denoiser import dense
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.resolution import ConvexDecay
-from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.operators.linear import FunctionOperator, Identity
 
 SIZES, CHANGES, T = ((6, 8), (4, 5), (2, 3)), (4, 9), 12
@@ -185,30 +183,50 @@ def test_multistep_refuses_the_history_of_another_chain():
     solver.step(x, x, 8, 7, x)
 
 
-@given(levels=st.integers(1, 5), data=st.data())
-def test_log_snr_grid_has_every_change_and_no_more_calls_than_asked_for(levels, data):
-    calls = data.draw(st.integers(levels + 1, 300))
-    degradation = Resizing.octaves((64, 64), ConvexDecay(levels))
-    process = ScaleSpaceProcess(Shifted(LinearBeta(), degradation), degradation)
-    grid, changes = log_snr_grid(process, calls), degradation.change_points
-    assert grid[0] == 1000
-    assert grid[-1] == 1
-    assert all(t > s for t, s in pairwise(grid))
-    assert len(grid) <= calls
-    assert set(changes) <= set(grid)
-    if calls >= 2 * levels:
-        assert {t - 1 for t in changes} <= set(grid)
+def test_corrected_steps_are_exact_where_the_prediction_is_a_line_in_lambda():
+    noise = PLAIN.noise
+    lamb = [noise.log_snr(t) / 2 for t in GRID]
+    first, slope = normal((4, 4), 1, batch=(2, 3)), normal((4, 4), 2, batch=(2, 3))
+    solver, x = Corrected(PLAIN), normal((4, 4), 3, batch=(2, 3))
+    start = x
+    for t, s, at in zip(GRID, GRID[1:], lamb, strict=False):
+        x = solver.step(x, first + slope * at, t, s, torch.zeros_like(x))
+    # x_s / sigma_s = x_t / sigma_t + the integral of e^lambda x0(lambda): of a line, e^lambda (x0 - slope).
+    before, after = (math.exp(at) * (first + slope * (at - 1)) for at in (lamb[0], lamb[-2]))
+    exact = noise.sigma(GRID[-2]) * (start / noise.sigma(GRID[0]) + after - before)
+    assert_close(solver._before[1], exact, rtol=0, atol=1e-9)
 
 
-def test_log_snr_grid_steps_equally_far_in_log_snr():
-    grid = log_snr_grid(PLAIN, 20)
-    steps = -torch.tensor([PLAIN.noise.log_snr(t) - PLAIN.noise.log_snr(s) for t, s in pairwise(grid)])
-    # The last steps are as long as one step of the process, where log-SNR falls fastest.
-    assert steps[:-3].max() < 1.5 * steps[:-3].min()
+@pytest.mark.parametrize("process", PROCESSES)
+def test_corrected_begins_anew_after_a_change(process):
+    change = process.degradation.change_points[-1]
+    grid = (12, 11, change, change - 1)
+    solver, x = Corrected(process), normal(process.size(12), 0)
+    for t, s in pairwise(grid):
+        x = solver.step(x, normal(process.size(s), t), t, s, normal(process.size(s), 100 + t))
+    after = (x, normal(process.size(change - 2), 1), change - 1, change - 2, x)
+    assert_close(solver.step(*after), Multistep(process).step(*after))
 
 
-@pytest.mark.parametrize("calls", [3, 1001])
-def test_log_snr_grid_refuses_impossible_numbers_of_calls(calls):
-    degradation = Resizing.octaves((64, 64), ConvexDecay(4))
-    with pytest.raises(ValueError, match=f"{calls} sampling steps; a process of 4 levels needs at least 5"):
-        log_snr_grid(ScaleSpaceProcess(LinearBeta(), degradation), calls)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_corrected_takes_the_step_before_a_change_again_with_what_the_change_predicts(process):
+    change = process.degradation.change_points[-1]
+    solver, x = Corrected(process), normal(process.size(12), 0)
+    x0_t, x0_s = normal(process.size(12), 1), normal(process.size(change - 1), 2)
+    state = solver.step(x, x0_t, 12, change, x)
+    crossed = solver.step(state, x0_s, change, change - 1, torch.zeros_like(x0_s))
+    noise, again = process.noise, process.degradation.operator(change - 1, change)(x0_s)
+    h = (noise.log_snr(change) - noise.log_snr(12)) / 2
+    share = 1 - (1 - math.exp(-h)) / h
+    mean = (1 - math.exp(-h)) * x0_t + share * (again - x0_t)
+    state = noise.sigma(change) / noise.sigma(12) * x + noise.alpha(change) * mean
+    expected = DDIM(process).step(state, x0_s, change, change - 1, torch.zeros_like(x0_s))
+    assert_close(crossed, expected, rtol=0, atol=1e-10)
+
+
+def test_corrected_forgets_when_it_is_reset():
+    solver, x = Corrected(PLAIN), normal((4, 4), 0)
+    step = (x, normal((4, 4), 1), 900, 800, x)
+    first = solver.step(*step)
+    solver.reset()
+    assert torch.equal(solver.step(*step), first)

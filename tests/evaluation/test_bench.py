@@ -1,15 +1,14 @@
 """What the oracle bench compares with: other bridges between resolutions, and other grids."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from benchmarks.bridges import UpsampledPrediction, UpsampledState
-from benchmarks.placement import best_division, best_points, calls_by_level, divided_grid, level_grid, uniform_calls
+from benchmarks.placement import best_division, best_points, even_grid, uniform_calls
 from tests.strategies import normal
 from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import Resizing, Unchanged
+from scalespace.diffusion.grids import calls_by_level, divided_grid
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
@@ -64,7 +63,7 @@ def test_bridges_leave_the_levels_to_their_solver_and_drop_its_history():
 
 @pytest.mark.parametrize("process", [SHIFTED, PAPERS, ONE_LEVEL])
 @pytest.mark.parametrize("calls", [6, 13, 30, 55])
-@pytest.mark.parametrize("rule", [level_grid, uniform_calls])
+@pytest.mark.parametrize("rule", [even_grid, uniform_calls])
 def test_grids_hold_both_points_of_every_change_and_keep_to_the_calls(process, calls, rule):
     grid = rule(process, calls)
     changes = process.degradation.change_points
@@ -73,25 +72,6 @@ def test_grids_hold_both_points_of_every_change_and_keep_to_the_calls(process, c
     assert {*changes, *(t - 1 for t in changes)} <= set(grid)
     assert 0.85 * calls - 1 <= len(grid) <= calls
     assert sum(calls_by_level(process, grid)) == len(grid)
-
-
-def test_level_grid_shortens_the_first_step_after_a_change_alone():
-    grid = level_grid(SHIFTED, 40, first=0.25, tilt=0.0)
-    lengths = {t: SHIFTED.noise.log_snr(s) - SHIFTED.noise.log_snr(t) for t, s in pairwise(grid)}
-    for after in (t - 1 for t in DEGRADATION.change_points):
-        rest = [length for t, length in lengths.items() if t < after and SHIFTED.size(t) == SHIFTED.size(after)]
-        # One grid point of rounding at either end.
-        typical = sorted(rest)[len(rest) // 2]
-        assert 0.1 * typical < lengths[after] < 0.4 * typical
-    assert lengths[1000] == pytest.approx(sorted(lengths.values())[len(lengths) // 2], rel=0.5)
-
-
-def test_level_grid_refuses_too_few_and_too_many_calls():
-    for calls in (5, 1001):
-        with pytest.raises(
-            ValueError, match=f"{calls} network calls; this process needs at least 6 and has at most 1000"
-        ):
-            level_grid(SHIFTED, calls)
 
 
 def test_searches_find_what_is_better_where_it_is_known():

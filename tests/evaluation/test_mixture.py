@@ -9,9 +9,10 @@ from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import Resizing
 from scalespace.diffusion.denoiser import GaussianMixture, GaussianMixtureDenoiser
+from scalespace.diffusion.grids import log_snr_grid
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import Ancestral, Multistep, log_snr_grid
+from scalespace.diffusion.solvers import Ancestral, Multistep
 from scalespace.evaluation.mixture import (
     fit_mixture,
     grey_patches,

@@ -1,4 +1,4 @@
-"""Solvers: from x_t and a prediction of x0_s to x_s; and the grid points they stop at.
+"""Solvers: from x_t and a prediction of x0_s to x_s. Where they stop is in ``grids``.
 
 With eps_t = (x_t - alpha_t M x0_s) / sigma_t, M = M_{s->t} and lambda = log(alpha / sigma),
 
@@ -10,13 +10,16 @@ With eps_t = (x_t - alpha_t M x0_s) / sigma_t, M = M_{s->t} and lambda = log(alp
     Multistep   inside a level DPM-Solver++(2M),
                 x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,  D = x0 + (x0 - x0_before) / (2 r),
                 h = lambda_s - lambda_t, r = h_before / h; across a change, after it, and at the end, DDIM(0).
+    Corrected   the same, but the step that led to x_t is first taken again with the prediction made at x_t, as if x0 had
+                been the straight line in lambda between the two: with h the way of that step from a to t,
+                x_t = sigma_t / sigma_a x_a + alpha_t [(1 - e^-h) x0_a + (1 - (1 - e^-h) / h) (x0_t - x0_a)].
 
 All keep the marginals for any M when the prediction is exact. DDIM needs no inequality between s and t.
 
 Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Song, Meng and Ermon 2020
-(arXiv 2010.02502); Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095). Carrying noise across resolutions for box averages: Jing
-et al. 2022, Subspace Diffusion (arXiv 2205.01490), and Jin et al. 2024, Pyramidal Flow Matching (arXiv 2410.05954). The lift
-for any linear M, with exact marginals, is ours.
+(arXiv 2010.02502); Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095); a corrector without further calls, Zhao et al. 2023, UniPC
+(arXiv 2302.04867). Carrying noise across resolutions for box averages: Jing et al. 2022, Subspace Diffusion (arXiv 2205.01490),
+and Jin et al. 2024, Pyramidal Flow Matching (arXiv 2410.05954). The lift for any linear M, with exact marginals, is ours.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.operators.linear import Identity
 
-__all__ = ["DDIM", "Ancestral", "Multistep", "log_snr_grid", "uniform_grid"]
+__all__ = ["DDIM", "Ancestral", "Corrected", "Multistep"]
 
 # Eigenvalues of M M^T below this share of the largest count as the kernel of M.
 _KERNEL = 1e-10
@@ -120,7 +124,7 @@ class Multistep:
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         """x_s from x_t; arguments and errors as ``Ancestral.step``. The noise is used at a change alone."""
         before, self._before = self._before, (t, x0_s)
-        crosses = self.process.size(t) != self.process.size(s)
+        crosses = _degrades(self.process, s, t)
         if crosses:
             # The prediction at a change was made from the lower resolution; what it remembers does not continue.
             self._before = None
@@ -141,65 +145,45 @@ class Multistep:
         return ratio * x_t - noise_levels.alpha(s) * math.expm1(-h) * D
 
 
-def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Grid points a sampler stops at: ``steps`` of them from T down to 1, equally spaced, and those to keep.
+@dataclass(eq=False)
+class Corrected:
+    """``Multistep``, with every step inside a level taken again once the prediction at its end is known.
 
-    A network was trained to change resolution only from the first grid point of a level, so the points of a change are
-    to be kept besides; the number of network calls is the length of the result.
-
-    Args:
-        timesteps: T.
-        steps: Number of equally spaced points, 2..T.
-        keep: Further points, in 1..T.
-
-    Returns:
-        Strictly descending points, T first and 1 last; sampling goes on from 1 to 0.
-
-    Raises:
-        ValueError: If ``steps`` is not in 2..T.
-    """
-    if not 2 <= steps <= timesteps:
-        raise ValueError(f"{steps} sampling steps; give a number from 2 to {timesteps}, the process's timesteps")
-    spaced = torch.linspace(1, timesteps, steps, dtype=torch.float64).round().int().tolist()
-    return tuple(sorted({*spaced, *keep}, reverse=True))
-
-
-def log_snr_grid(process: ScaleSpaceProcess, calls: int) -> tuple[int, ...]:
-    """Grid points with equal steps of log-SNR inside the levels, and the points of every change.
-
-    Log-SNR jumps at a change, in a step that is taken anyhow, so the jumps do not count. Both points of every change are
-    kept where the calls suffice for that, and otherwise the first low-resolution point alone.
+    The prediction at the end of a step is needed for the next one anyhow, so this costs no further calls.
 
     Args:
-        process: Its noise and its changes.
-        calls: Largest number of network calls, which is the length of the result; it is reached up to the rounding of
-            close points onto each other. From levels + 1 to T.
-
-    Returns:
-        Strictly descending points, T first and 1 last; sampling goes on from 1 to 0.
-
-    Raises:
-        ValueError: If the calls do not suffice for the points that must be there, or are more than T.
+        process: The process that the network was trained on.
     """
-    T, changes = process.timesteps, process.degradation.change_points
-    best = {T, 1, *changes}
-    if not max(len(best), len(changes) + 2) <= calls <= T:
-        raise ValueError(
-            f"{calls} sampling steps; a process of {len(changes) + 1} levels needs at least {len(changes) + 2} "
-            f"and has at most {T}"
-        )
-    both = best.union(t - 1 for t in changes)
-    if len(both) <= calls:
-        best = both
-    travelled = process.noise.log_snr_table[1:].diff().abs()
-    travelled[[t - 2 for t in changes]] = 0
-    position = torch.cat([travelled.new_zeros(1), travelled.cumsum(0)])
-    kept = best
-    for count in range(2, calls + 1):
-        wanted = torch.linspace(0, float(position[-1]), count, dtype=torch.float64)
-        nearest = (torch.searchsorted(position, wanted).clamp_max(T - 1) + 1).tolist()
-        points = kept.union(nearest)
-        if len(points) > calls:
-            break
-        best = points
-    return tuple(sorted(best, reverse=True))
+
+    process: ScaleSpaceProcess
+    _before: tuple[int, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    _predictor: Multistep = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._predictor = Multistep(self.process)
+
+    def reset(self) -> None:
+        """Forget the chain so far."""
+        self._before = None
+        self._predictor.reset()
+
+    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t; arguments and errors as ``Ancestral.step``. The noise is used at a change alone."""
+        self.process.check_states(x_t, x0_s, t, s)
+        if self._before is not None:
+            # Of a prediction at a higher resolution the degradation makes the one at r(t).
+            x_t = self._again(*self._before, self.process.degradation.operator(s, t)(x0_s), t)
+        x_s = self._predictor.step(x_t, x0_s, t, s, noise)
+        self._before = None if s == 0 or _degrades(self.process, s, t) else (t, x_t, x0_s)
+        return x_s
+
+    def _again(self, a: int, x_a: Tensor, x0_a: Tensor, x0_t: Tensor, t: int) -> Tensor:
+        noise = self.process.noise
+        h = (noise.log_snr(t) - noise.log_snr(a)) / 2
+        gained = -math.expm1(-h)
+        mean = gained * x0_a + (1 - gained / h) * (x0_t - x0_a)
+        return noise.sigma(t) / noise.sigma(a) * x_a + noise.alpha(t) * mean
+
+
+def _degrades(process: ScaleSpaceProcess, s: int, t: int) -> bool:
+    return not isinstance(process.degradation.operator(s, t), Identity)

@@ -19,9 +19,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from scalespace.diffusion.degradation import OrthonormalResizing, Resizing
+from scalespace.diffusion.grids import log_snr_grid, uniform_grid
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import DDIM, Ancestral, Multistep, log_snr_grid, uniform_grid
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
 
@@ -56,7 +57,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: "sample", the only one: networks of this process predict the clean image.
         degradation: "bilinear", the paper's, or "orthonormal", which costs no retained mode any SNR if the noise is shifted.
         shifted: Whether log-SNR rises at every change by what the transition allows (``Shifted``).
-        solver: "ancestral", "ddim" or "multistep" (second order).
+        solver: "ancestral", "ddim", "multistep" (second order) or "corrected" (the same, with a corrector that needs no calls).
         eta: Of "ddim": 0 is deterministic inside a level, 1 is ancestral.
         timestep_spacing: "linspace", equal steps of t, or "log_snr", equal steps of log-SNR.
         released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
@@ -233,6 +234,7 @@ _SOLVERS = {
     "ancestral": lambda process, eta: Ancestral(process),
     "ddim": DDIM,
     "multistep": lambda process, eta: Multistep(process),
+    "corrected": lambda process, eta: Corrected(process),
 }
 _SPACINGS = {"linspace": uniform_grid, "log_snr": log_snr_grid}
 
