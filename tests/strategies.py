@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
+from scalespace.operators.dct import DCTFilter
 from scalespace.operators.linear import FunctionOperator, Identity, LinearOperator, Size
 from scalespace.operators.resize import Resize
 
@@ -85,6 +86,7 @@ OPERATORS: dict[str, Callable[[Size], LinearOperator]] = {
         Resize((size[0] - 1, size[1] + 1), _half(size)) @ Resize(size, (size[0] - 1, size[1] + 1))
     ),
     "box average": box_average,
+    "filter of frequencies": lambda size: DCTFilter(torch.linspace(1, 0, size[0] * size[1]).double().reshape(size)),
     "blur": blur,
     "transpose of a blur": lambda size: blur(size).T,
     "blurred resize": lambda size: Resize(size, _half(size)) @ blur(size),

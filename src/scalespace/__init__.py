@@ -30,6 +30,7 @@ _NAMES = {
         "MaxSNR",
         "MinSNR",
         "SNRWeight",
+        "VelocityWeight",
         "x0_loss",
     ),
     "scalespace.diffusion.noise": (
@@ -37,6 +38,12 @@ _NAMES = {
         "LinearBeta",
         "NoiseSchedule",
         "Shifted",
+    ),
+    "scalespace.diffusion.prediction": (
+        "Epsilon",
+        "Prediction",
+        "Sample",
+        "Velocity",
     ),
     "scalespace.diffusion.process": ("ScaleSpaceProcess",),
     "scalespace.diffusion.resolution": (

@@ -13,11 +13,16 @@ from scalespace.diffusion.loss import ConstantWeight as ConstantWeight
 from scalespace.diffusion.loss import MaxSNR as MaxSNR
 from scalespace.diffusion.loss import MinSNR as MinSNR
 from scalespace.diffusion.loss import SNRWeight as SNRWeight
+from scalespace.diffusion.loss import VelocityWeight as VelocityWeight
 from scalespace.diffusion.loss import x0_loss as x0_loss
 from scalespace.diffusion.noise import Cosine as Cosine
 from scalespace.diffusion.noise import LinearBeta as LinearBeta
 from scalespace.diffusion.noise import NoiseSchedule as NoiseSchedule
 from scalespace.diffusion.noise import Shifted as Shifted
+from scalespace.diffusion.prediction import Epsilon as Epsilon
+from scalespace.diffusion.prediction import Prediction as Prediction
+from scalespace.diffusion.prediction import Sample as Sample
+from scalespace.diffusion.prediction import Velocity as Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess as ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt as ChangesAt
 from scalespace.diffusion.resolution import ConvexDecay as ConvexDecay

@@ -1,13 +1,19 @@
 """Degradations: a family of maps that is consistent with itself."""
 
+import math
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import normal, seeds, shrinking_sizes
 from torch.testing import assert_close
 
-from scalespace.diffusion.degradation import Resizing, Unchanged
+from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
+from scalespace.diffusion.noise import Cosine, LinearBeta, Shifted
+from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay
+from scalespace.operators.dct import dct_matrix
 from scalespace.operators.linear import Identity
 from scalespace.operators.resize import Separable
 
@@ -84,3 +90,59 @@ def test_sizes_and_changes_that_do_not_fit_are_refused(sizes, points, message):
 def test_octaves_that_leave_no_pixels_are_refused():
     with pytest.raises(ValueError, match=r"sizes \(8, 2\) and 4 levels leave 0 pixels .* use at most 2 levels"):
         Resizing.octaves((8, 2), ChangesAt((100, 200, 300)))
+
+
+def coefficients(x):
+    return dct_matrix(x.shape[-2]) @ x @ dct_matrix(x.shape[-1]).mT
+
+
+@given(times=st.tuples(*[st.integers(0, 12)] * 3).map(sorted), seed=seeds())
+def test_blurs_are_a_semigroup(times, seed):
+    r, s, t = times
+    degradation, x = Blurring((6, 4), 12, sigma_blur=2.0), normal((6, 4), seed)
+    in_two = degradation.operator(s, t)(degradation.operator(r, s)(x))
+    assert_close(in_two, degradation.operator(r, t)(x), rtol=0, atol=1e-12)
+
+
+def test_a_blur_is_the_heat_equation_in_the_cosine_basis():
+    degradation, x = Blurring((6, 4), 10, sigma_blur=3.0, smallest_gain=0.01), normal((6, 4))
+    blur = 3 * math.sin(math.pi / 4) ** 2
+    ratio = coefficients(degradation.operator(0, 5)(x)) / coefficients(x)
+    for k, m in ((0, 0), (1, 0), (2, 3), (5, 3)):
+        heat = math.exp(-((math.pi * k / 6) ** 2 + (math.pi * m / 4) ** 2) * blur**2 / 2)
+        assert float(ratio[0, k, m]) == pytest.approx(0.99 * heat + 0.01, rel=1e-9)
+
+
+@pytest.mark.parametrize(("s", "t"), [(4, 5), (2, 9), (1, 12)])
+def test_with_a_blur_the_process_is_blurring_diffusion(s, t):
+    """Their posterior, written for each frequency: eq. 14 to 17 of arXiv 2209.05557."""
+    process = ScaleSpaceProcess(Cosine(12), Blurring((6, 4), 12, sigma_blur=2.0))
+    x_t, x_0 = normal((6, 4), 0), normal((6, 4), 1)
+    noise, gains = process.noise, process.degradation.gains
+    a_s, a_t, v_s, v_t = noise.alpha(s) * gains(s), noise.alpha(t) * gains(t), noise.sigma(s) ** 2, noise.sigma(t) ** 2
+    step = a_t / a_s
+    v_step = v_t - step**2 * v_s
+    variance = 1 / (1 / v_s + step**2 / v_step)
+    mean = variance * (step / v_step * coefficients(x_t) + a_s / v_s * coefficients(x_0))
+    posterior = process.posterior(x_t, process.degradation.operator(0, s)(x_0), t, s)
+    assert_close(coefficients(posterior.mean), mean, rtol=0, atol=1e-9)
+    unit = normal((6, 4), 2)
+    assert_close(coefficients(posterior.covariance(unit)), variance * coefficients(unit), rtol=0, atol=1e-9)
+
+
+def test_a_blur_averages_no_noise_away_and_shifts_nothing():
+    degradation = Blurring((6, 4), 12)
+    assert torch.equal(Shifted(LinearBeta(12), degradation).log_snr_table, LinearBeta(12).log_snr_table)
+    assert all(margin > 1 for margin in ScaleSpaceProcess(LinearBeta(12), degradation).margins().values())
+
+
+def test_pictures_of_different_blur_are_no_batch():
+    process = ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12))
+    with pytest.raises(ValueError, match="differ in resolution or blur"):
+        process.marginal(normal((6, 4)), torch.tensor([3, 4]))
+
+
+@pytest.mark.parametrize("options", [{"sigma_blur": -1.0}, {"smallest_gain": 0.0}, {"smallest_gain": 1.0}])
+def test_blurs_that_cannot_be_are_refused(options):
+    with pytest.raises(ValueError, match="give a blur of 0 or more and a share"):
+        Blurring((6, 4), 12, **options)

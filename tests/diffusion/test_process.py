@@ -294,7 +294,7 @@ def test_a_grid_point_for_each_picture_equals_one_by_one(process, points, seed):
 
 
 def test_grid_points_of_two_resolutions_in_a_batch_are_refused():
-    message = r"grid points 3 and 4 of one batch differ in resolution, \(8, 12\) and \(4, 6\); group a batch"
+    message = r"grid points 3 and 4 of one batch differ in resolution or blur, \(8, 12\) and \(4, 6\); group"
     with pytest.raises(ValueError, match=message):
         PYRAMID.marginal(normal((8, 12), batch=(2, 3)), torch.tensor([4, 3]))
 

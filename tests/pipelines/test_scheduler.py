@@ -180,7 +180,8 @@ def test_refuses_a_timestep_that_is_not_in_use():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prediction_type": "epsilon"}, 'prediction_type is "epsilon"; only "sample"'),
+        ({"prediction_type": "flow"}, 'prediction_type "flow" is unknown; use one of sample, epsilon, v_prediction'),
+        ({"prediction_type": "v_prediction", "sigma_data": -1.0}, "sigma_data is -1.0"),
         ({"beta_schedule": "scaled_linear"}, '"scaled_linear" is unknown; use "linear" or'),
         ({"sizes": ((8, 8),)}, "give one size more than change points"),
     ],

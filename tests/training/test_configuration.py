@@ -1,12 +1,14 @@
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from tests.small_models import small_config
 
-from scalespace.diffusion.loss import ConstantWeight, MaxSNR, MinSNR, SNRWeight
+from scalespace.diffusion.loss import ConstantWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
 from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.prediction import Epsilon, Sample, Velocity
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, SigmoidLike, TanhLike
 from scalespace.errors import UserError
 from scalespace.training.build import build_network, build_scheduler, loss_weight
@@ -139,7 +141,39 @@ def test_numbers_that_make_no_run_are_refused(changes: dict, words: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "weight"),
-    [("min-snr", MinSNR(3.0)), ("constant", ConstantWeight()), ("snr", SNRWeight()), ("max-snr", MaxSNR())],
+    [
+        ("min-snr", MinSNR(3.0)),
+        ("constant", ConstantWeight()),
+        ("snr", SNRWeight()),
+        ("max-snr", MaxSNR()),
+        ("v", VelocityWeight(0.5)),
+    ],
 )
 def test_the_weight_is_the_one_that_is_named(name: str, weight, tmp_path):
-    assert loss_weight(small_config(tmp_path, weight=name, weight_gamma=3.0)) == weight
+    config = small_config(tmp_path, weight=name, weight_gamma=3.0, sigma_data=0.5)
+    process, t = build_scheduler(config).process, torch.tensor([1, 7, 20])
+    assert torch.equal(loss_weight(config, process)(t), weight(process.noise.snr(t)))
+
+
+def test_the_weight_may_be_that_of_the_noise_before_its_shift(tmp_path):
+    process = replace(small_config(tmp_path).process, shifted=True)
+    own, base = (small_config(tmp_path, process=process, weight="snr", weight_snr=snr) for snr in ("own", "base"))
+    scheduler, t = build_scheduler(own), torch.arange(1, 21)
+    low = scheduler.process.degradation.change_points[0]
+    ratio = loss_weight(own, scheduler.process)(t) / loss_weight(base, scheduler.process)(t)
+    assert torch.equal(ratio[: low - 1], torch.ones(low - 1).double())
+    assert ratio[low - 1] > 3
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind"), [("sample", Sample), ("epsilon", Epsilon), ("v", Velocity)], ids=["sample", "epsilon", "v"]
+)
+def test_the_prediction_is_the_one_that_is_named(prediction: str, kind: type, tmp_path):
+    scheduler = build_scheduler(small_config(tmp_path, prediction=prediction, sigma_data=0.5))
+    assert type(scheduler.prediction) is kind
+    assert getattr(scheduler.prediction, "sigma_data", 0.5) == 0.5
+
+
+def test_a_picture_without_spread_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"sigma_data is 0.0; the standard deviation of pictures is above 0"):
+        build_scheduler(small_config(tmp_path, prediction="v", sigma_data=0.0))

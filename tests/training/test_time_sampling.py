@@ -2,6 +2,9 @@ import pytest
 import torch
 from tests.small_models import CHANGE, TIMESTEPS, small_scheduler
 
+from scalespace.diffusion.degradation import Blurring
+from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.time_sampling import TimeSampler
 
@@ -84,3 +87,17 @@ def test_refuses_a_share_where_no_resolution_changes():
     with pytest.raises(ValueError, match="at 0 resolution changes"):
         TimeSampler(process, 0.1)
     assert [len(group) for group in TimeSampler(process, 0.0).groups] == [TIMESTEPS]
+
+
+def test_weights_make_up_for_the_share_of_changes():
+    process = small_scheduler().process
+    plain, weighted = TimeSampler(process, 0.3), TimeSampler(process, 0.3, weighted=True)
+    assert {plain.weight(group) for group in plain.groups} == {1.0}
+    expected = [float(p) * weighted.weight(g) for p, g in zip(weighted.probabilities, weighted.groups, strict=True)]
+    assert expected == pytest.approx([len(group) / process.timesteps for group in weighted.groups])
+
+
+def test_of_a_growing_blur_every_grid_point_is_a_group_and_no_change_of_resolution():
+    times = TimeSampler(ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12)))
+    assert [(group.first, group.last) for group in times.groups] == [(t, t) for t in range(1, 13)]
+    assert not any(group.is_change for group in times.groups)

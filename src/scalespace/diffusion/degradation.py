@@ -1,13 +1,15 @@
 """Degradations: the family of linear maps M_{s->t} that the process applies besides adding noise.
 
-M_{0->0} is the identity, M_{s->t} M_{0->s} = M_{0->t} exactly, and M_{s->t} is the identity wherever r(s) = r(t). The
-identity everywhere is DDPM; resizing is the paper's process.
+M_{0->0} is the identity, and M_{s->t} M_{0->s} = M_{0->t} exactly. The
+identity everywhere is DDPM, resizing is the paper's process, and a blur that grows with t is Blurring Diffusion.
 
-Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), generalized linear degradation.
+Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709), generalized linear degradation; Hoogeboom and Salimans 2022, Blurring
+Diffusion Models (arXiv 2209.05557).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -15,11 +17,15 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
+import torch
+from torch import Tensor
+
 from scalespace.diffusion.resolution import ResolutionSchedule
+from scalespace.operators.dct import DCTFilter
 from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import OrthonormalResize, Resize
 
-__all__ = ["Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
+__all__ = ["Blurring", "Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
 
 
 class Degradation(ABC):
@@ -28,7 +34,7 @@ class Degradation(ABC):
     timesteps: int
     """T, the last grid point."""
     change_points: tuple[int, ...]
-    """The grid points t with r(t) != r(t - 1), ascending."""
+    """The grid points t whose M_{t-1->t} is not the identity, ascending."""
 
     @abstractmethod
     def size(self, t: int) -> Size:
@@ -160,6 +166,60 @@ class OrthonormalResizing(Levels):
 
     def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
         return OrthonormalResize(size, next_size)
+
+
+@dataclass(frozen=True)
+class Blurring(Degradation):
+    """A blur by the heat equation that grows with every step, at one resolution: Blurring Diffusion.
+
+    In the DCT basis M_{0->t} is d_t = (1 - d_min) exp(-(w_h^2 + w_w^2) b_t^2 / 2) + d_min, with w = pi k / N the frequencies in
+    radians a pixel and b_t = sigma_blur sin^2(pi t / (2 T)) the blur in pixels. What is left of the highest frequencies,
+    d_min, keeps the map invertible.
+
+    Args:
+        image_size: Height and width of the pictures.
+        timesteps: T.
+        sigma_blur: Blur at T, standard deviation in pixels.
+        smallest_gain: d_min, in (0, 1).
+
+    Raises:
+        ValueError: If the blur is negative or the smallest gain is not in (0, 1).
+
+    Source: Hoogeboom and Salimans 2022, Blurring Diffusion Models (arXiv 2209.05557), section 4 and appendix A.
+    """
+
+    image_size: Size
+    timesteps: int = 1000
+    sigma_blur: float = 20.0
+    smallest_gain: float = 0.001
+
+    def __post_init__(self):
+        if not self.sigma_blur >= 0 or not 0 < self.smallest_gain < 1:
+            raise ValueError(
+                f"a blur of {self.sigma_blur} pixels that leaves {self.smallest_gain} of the highest frequencies; "
+                "give a blur of 0 or more and a share in (0, 1)"
+            )
+
+    @property
+    def change_points(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Every grid point but 0."""
+        return tuple(range(1, self.timesteps + 1))
+
+    def size(self, t: int) -> Size:
+        return self.image_size
+
+    def operator(self, s: int, t: int) -> LinearOperator:
+        _check_order(s, t, self.timesteps)
+        if s == t:
+            return Identity(self.image_size)
+        return DCTFilter(self.gains(t) / self.gains(s))
+
+    def gains(self, t: int) -> Tensor:
+        """d_t, shape (H, W), float64, lowest frequency first."""
+        blur = self.sigma_blur * math.sin(math.pi * t / (2 * self.timesteps)) ** 2
+        height, width = (math.pi * torch.arange(side, dtype=torch.float64) / side for side in self.image_size)
+        decay = torch.exp(-(height[:, None] ** 2 + width[None, :] ** 2) * blur**2 / 2)
+        return (1 - self.smallest_gain) * decay + self.smallest_gain
 
 
 def _check_order(s: int, t: int, timesteps: int) -> None:

@@ -3,8 +3,8 @@
 The network predicts the clean image at the resolution it steps to, x0_s = M_{0->s} x_0. Weights are functions of
 the SNR of x_t.
 
-Sources: min-SNR, Hang et al. 2023 (arXiv 2303.09556); SNR and max-SNR (truncated SNR), Salimans and Ho 2022
-(arXiv 2202.00512).
+Sources: min-SNR, Hang et al. 2023 (arXiv 2303.09556); SNR, max-SNR (truncated SNR) and SNR + 1, Salimans and Ho 2022
+(arXiv 2202.00512); with d = 0.5, Karras et al. 2022 (arXiv 2206.00364).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["ConstantWeight", "LossWeight", "MaxSNR", "MinSNR", "SNRWeight", "x0_loss"]
+__all__ = ["ConstantWeight", "LossWeight", "MaxSNR", "MinSNR", "SNRWeight", "VelocityWeight", "x0_loss"]
 
 
 class LossWeight(Protocol):
@@ -51,6 +51,20 @@ class SNRWeight:
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr
+
+
+@dataclass(frozen=True)
+class VelocityWeight:
+    """SNR + 1 / d^2: inside a level the plain mean squared error of ``Velocity``'s output.
+
+    Args:
+        sigma_data: d, standard deviation of the pictures.
+    """
+
+    sigma_data: float = 1.0
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return snr + self.sigma_data**-2
 
 
 @dataclass(frozen=True)

@@ -82,25 +82,22 @@ class ScaleSpaceProcess:
 
         Args:
             x_0: Clean image, shape (B, C, H, W) with (H, W) = r(0).
-            t: Grid point, 0..T; or one for each picture of the batch, shape (B,), all of one resolution.
+            t: Grid point, 0..T; or one for each picture of the batch, shape (B,), all of one M_{0->t}.
 
         Returns:
             Gaussian over (B, C, h, w) with (h, w) = r(t).
 
         Raises:
-            ValueError: If x_0 is not of size r(0), or the grid points differ in resolution.
+            ValueError: If x_0 is not of size r(0), or the grid points differ in resolution or blur.
         """
         self._check_size(x_0, 0, "x_0")
-        first = t
-        if isinstance(t, Tensor):
-            points = sorted(set(t.tolist()))
-            if self.size(points[0]) != self.size(points[-1]):
-                raise ValueError(
-                    f"grid points {points[0]} and {points[-1]} of one batch differ in resolution, "
-                    f"{self.size(points[0])} and {self.size(points[-1])}; group a batch by resolution"
-                )
-            first = points[0]
-        M = self.degradation.operator(0, int(first))
+        first, last = (t, t) if isinstance(t, int) else (int(t.min()), int(t.max()))
+        if any(first < change <= last for change in self.degradation.change_points):
+            raise ValueError(
+                f"grid points {first} and {last} of one batch differ in resolution or blur, "
+                f"{self.size(first)} and {self.size(last)}; group a batch by change points"
+            )
+        M = self.degradation.operator(0, first)
         x_0t = M(x_0)
         return Gaussian(
             _like(self.noise.alpha(t), x_0) * x_0t,

@@ -79,7 +79,8 @@ class LinearOperator(ABC):
         """f(M^T M) x for a scalar function f on [0, lambda_max].
 
         Args:
-            f: Applied elementwise to a tensor of eigenvalues (float64).
+            f: Applied elementwise to a tensor of eigenvalues (float64). Where they are known exactly, its values may have
+                further dimensions in front, which broadcast against those of x: another function for each picture.
             x: Shape (..., H, W).
 
         Returns:
@@ -132,7 +133,7 @@ class Identity(LinearOperator):
         return other
 
     def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return f(torch.ones((), dtype=torch.float64)).item() * x
+        return f(torch.ones((), dtype=torch.float64)).to(x.device, x.dtype) * x
 
     def norm_squared(self) -> float:
         return 1.0

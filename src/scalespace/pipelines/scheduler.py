@@ -7,7 +7,7 @@ network's output for the step from t to s has size r(s), which ``target_size`` t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from scalespace.diffusion.degradation import OrthonormalResizing, Resizing
 from scalespace.diffusion.grids import log_snr_grid, uniform_grid
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, Shifted
+from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 
@@ -54,7 +55,10 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         change_points: First grid point t of every level but the highest, ascending.
         clip_sample: Whether predictions are clipped to [-clip_sample_range, clip_sample_range].
         clip_sample_range: Largest magnitude of a pixel.
-        prediction_type: "sample", the only one: networks of this process predict the clean image.
+        prediction_type: What the network's output is: "sample", the clean image, as in the paper; "epsilon", the noise; or
+            "v_prediction". The last two are DDPM's and diffusers' where the resolution is the same, and are extended to
+            changes of it (``scalespace.diffusion.prediction``).
+        sigma_data: Of "v_prediction": the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning.
         degradation: "bilinear", the paper's, or "orthonormal", which costs no retained mode any SNR if the noise is shifted.
         shifted: Whether log-SNR rises at every change by what the transition allows (``Shifted``).
         solver: "ancestral", "ddim", "multistep" (second order) or "corrected" (the same, with a corrector that needs no calls).
@@ -84,6 +88,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         clip_sample: bool = True,
         clip_sample_range: float = 1.0,
         prediction_type: str = "sample",
+        sigma_data: float = 1.0,
         degradation: str = "bilinear",
         shifted: bool = False,
         solver: str = "ancestral",
@@ -91,8 +96,6 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "linspace",
         released_quirks: bool = False,
     ) -> None:
-        if prediction_type != "sample":
-            raise ValueError(f'prediction_type is "{prediction_type}"; only "sample", the clean image, is defined here')
         self._sizes = tuple((int(height), int(width)) for height, width in sizes)
         # Built at once, so that a schedule that makes no process is refused where it is written down.
         levels = _named(degradation, _DEGRADATIONS, "degradation")(
@@ -100,6 +103,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         )
         noise = _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end)
         self.process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
+        self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
         self._clip_range = clip_sample_range if clip_sample else None
         self._released_quirks = released_quirks
         self._new_solver = _named(solver, _SOLVERS, "solver")
@@ -178,7 +182,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         """One step towards the clean image.
 
         Args:
-            model_output: Predicted clean image at r(s), shape (B, C, H, W).
+            model_output: Output of the network, a ``prediction_type``, shape (B, C, H, W) with (H, W) = r(s).
             timestep: One of ``timesteps``, the time of ``sample``.
             sample: State x_t, shape (B, C, h, w) with (h, w) = r(t).
             generator: Source of the noise; a list has one for each picture of the batch.
@@ -191,7 +195,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
             ValueError: If ``timestep`` is not one of ``timesteps``, or a size does not fit.
         """
         t, s = self._bridge(timestep)
-        x0_s = model_output
+        x0_s = self.prediction.x0(model_output, sample, t, self.process.degradation.operator(s, t))
         if self._clip_range is not None:
             x0_s = x0_s.clamp(-self._clip_range, self._clip_range)
         if self._released_quirks and s == 0:
@@ -235,6 +239,11 @@ _SOLVERS = {
     "ddim": DDIM,
     "multistep": lambda process, eta: Multistep(process),
     "corrected": lambda process, eta: Corrected(process),
+}
+_PREDICTIONS: dict[str, Callable[[NoiseSchedule, float], Prediction]] = {
+    "sample": lambda noise, sigma_data: Sample(noise),
+    "epsilon": lambda noise, sigma_data: Epsilon(noise),
+    "v_prediction": Velocity,
 }
 _SPACINGS = {"linspace": uniform_grid, "log_snr": log_snr_grid}
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
 
 from scalespace.diffusion.degradation import Resizing
-from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight
+from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
+from scalespace.diffusion.noise import Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import (
     ChangesAt,
@@ -62,6 +63,8 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
             change_points=degradation.change_points,
             degradation=config.degradation,
             shifted=config.shifted,
+            prediction_type={"v": "v_prediction"}.get(model.prediction, model.prediction),
+            sigma_data=model.sigma_data,
             released_quirks=model.released_quirks,
         )
         if scheduler.process.noise.snr(config.timesteps) < _SMALLEST_SNR:
@@ -148,20 +151,22 @@ def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
         UserError: If the configuration wants batches at resolution changes where there are none.
     """
     try:
-        return TimeSampler(process, config.change_share)
+        return TimeSampler(process, config.change_share, config.weigh_changes)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def loss_weight(config: TrainConfig) -> LossWeight:
-    """The weight of the loss that a configuration names."""
+def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Tensor], Tensor]:
+    """The weight of the loss that a configuration names, as a function of grid points of the process."""
     weights: dict[str, LossWeight] = {
         "min-snr": MinSNR(config.weight_gamma),
         "constant": ConstantWeight(),
         "snr": SNRWeight(),
         "max-snr": MaxSNR(),
+        "v": VelocityWeight(config.sigma_data),
     }
-    return weights[config.weight]
+    noise = process.noise.base if config.weight_snr == "base" and isinstance(process.noise, Shifted) else process.noise
+    return lambda t: weights[config.weight](noise.snr(t))
 
 
 def _with_change_points(model: _Model, points: Sequence[int]) -> _Model:

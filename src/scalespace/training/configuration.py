@@ -74,6 +74,10 @@ class ModelConfig:
 
     process: ProcessConfig = field(default_factory=ProcessConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    prediction: Literal["sample", "epsilon", "v"] = "sample"
+    """What the network's output is: the clean image as in the paper, the noise, or v."""
+    sigma_data: float = 1.0
+    """Of v: the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning."""
     released_quirks: bool = False
     """Reproduce what the paper's released code does differently from the paper (docs/notation.md lists it)."""
 
@@ -104,12 +108,16 @@ class TrainConfig(ModelConfig):
     """Largest decay of the averaged weights, which are the ones that the final model has."""
     ema_power: float = 0.75
     """The decay rises to ema-decay as 1 - (1 + step)^-ema-power."""
-    weight: Literal["min-snr", "constant", "snr", "max-snr"] = "min-snr"
-    """Weight of the loss as a function of the SNR."""
+    weight: Literal["min-snr", "constant", "snr", "max-snr", "v"] = "min-snr"
+    """Weight of the loss of x_0 as a function of the SNR; v is SNR + 1 / sigma-data^2, the plain error of v."""
     weight_gamma: float = 5.0
     """gamma of min-SNR: min(SNR, gamma)."""
+    weight_snr: Literal["own", "base"] = "own"
+    """The SNR that the weight is a function of: the process's own, or that of its noise before it was shifted."""
     change_share: float | None = None
     """Share of the batches at resolution changes, all changes together; None leaves them their share of the grid points."""
+    weigh_changes: bool = False
+    """Weigh batches at changes down by as much as change-share makes them more frequent."""
     flip: bool = True
     """Mirror pictures left to right at random."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

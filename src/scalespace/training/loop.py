@@ -163,7 +163,6 @@ class Trainer:
     ):
         self.config = config
         self.accelerator = accelerator
-        self.weight = loss_weight(config)
         self.follow(scheduler)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -183,6 +182,7 @@ class Trainer:
         self.scheduler = scheduler
         self.process = scheduler.process
         self.times = build_times(self.config, self.process)
+        self.weight = loss_weight(self.config, self.process)
 
     def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
         """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""
@@ -216,9 +216,11 @@ class Trainer:
         x_t = self.process.marginal(x_0, t).sample(_generator(device, self.config.seed, _NOISE, step, rank))
         labels = batch.labels.to(device) if self.config.network.num_classes is not None else None
         with self.accelerator.autocast():
-            prediction = self.network(x_t, t - 1, group.target_size, labels).sample
-        weight = self.weight(self.process.noise.snr(t))
-        return group, x0_loss(prediction.float(), x0_s, weight).mean()
+            output = self.network(x_t, t - 1, group.target_size, labels).sample
+        M = self.process.degradation.operator(group.last - 1, group.last)
+        prediction = self.scheduler.prediction.x0(output.float(), x_t, group.last if group.is_change else t, M)
+        weight = self.times.weight(group) * self.weight(t)
+        return group, x0_loss(prediction, x0_s, weight).mean()
 
     def _batches(self, data: ImageDataset, first: int) -> Iterator[Batch]:
         accelerator, config = self.accelerator, self.config

@@ -1,8 +1,9 @@
 """Which times a training batch has.
 
 The network is trained on single steps t -> s = t - 1, and runs other layers for every pair (r(t), r(s)); so all pictures of a
-batch share that pair. Where r(s) = r(t) every picture has a time of its own; at a resolution change all have the one t that
-makes it. With ``change_share`` left out every grid point is as likely as every other, which leaves a change one batch in T.
+batch share that pair. Between two changes every picture has a time of its own; at a change all have the one t that makes it
+(where the blur grows with every step, every t is one). With ``change_share`` left out every grid point is as likely as every
+other, which leaves a change of resolution one batch in T.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -58,12 +59,13 @@ class TimeSampler:
         process: The process to train on.
         change_share: Share of the batches at resolution changes, all changes together alike; None leaves every group its
             share of the grid points.
+        weighted: Whether ``weight`` makes up for the share, so that the mean objective is that of equally likely grid points.
 
     Raises:
         ValueError: If the share is not in [0, 1], or is above 0 where no resolution changes.
     """
 
-    def __init__(self, process: ScaleSpaceProcess, change_share: float | None = None):
+    def __init__(self, process: ScaleSpaceProcess, change_share: float | None = None, weighted: bool = False):
         self.groups = _groups(process)
         changes = [group.is_change for group in self.groups]
         weights = [float(len(group)) for group in self.groups]
@@ -79,18 +81,25 @@ class TimeSampler:
                 for weight, change in zip(weights, changes, strict=True)
             ]
         self.probabilities = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        self._weighted = weighted
 
     def draw(self, generator: torch.Generator) -> TimeGroup:
         """The group of one batch; processes that share a step must draw it from equal generators."""
         return self.groups[int(torch.multinomial(self.probabilities, 1, generator=generator))]
 
+    def weight(self, group: TimeGroup) -> float:
+        """Share of the grid points over share of the batches where batches are weighted, and otherwise 1."""
+        if not self._weighted:
+            return 1.0
+        natural = len(group) / sum(map(len, self.groups))
+        return natural / float(self.probabilities[self.groups.index(group)])
+
 
 def _groups(process: ScaleSpaceProcess) -> Sequence[TimeGroup]:
-    def sizes(t: int) -> tuple[Size, Size]:
-        return process.size(t), process.size(t - 1)
-
-    groups = []
-    for (size, target_size), points in groupby(range(1, process.timesteps + 1), key=sizes):
-        members = list(points)
-        groups.append(TimeGroup(members[0], members[-1], size, target_size))
-    return groups
+    # A change is a group of its own, and so is every stretch between two of them.
+    changes = set(process.degradation.change_points)
+    starts = sorted({1, *changes, *(t + 1 for t in changes if t < process.timesteps)})
+    return [
+        TimeGroup(first, after - 1, process.size(first), process.size(first - 1))
+        for first, after in pairwise([*starts, process.timesteps + 1])
+    ]

@@ -1,0 +1,238 @@
+"""What levels cost with trained networks: the same network and the same training FLOPs for every process.
+
+    python -m benchmarks.trained run --data cifar10-32.zip --heldout cifar10-32-heldout.zip --arm shifted --seed 0
+    python -m benchmarks.trained table                           tables and a plot of all runs so far
+
+A run trains one arm (``--help`` lists them) until it has spent the FLOPs that ``--steps`` steps of DDPM spend, draws pictures
+by each sampler, and adds a line for each to --output/results.jsonl with their distances to the held-out pictures. A run that
+was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalespace.evaluation.builtin_features import builtin_features
+from scalespace.evaluation.cost import path_gflops
+from scalespace.evaluation.feature_distances import Moments, frechet_distance
+from scalespace.evaluation.picture_distances import sliced_wasserstein_bands
+from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture, to_uint8
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.sampling import use_solver
+from scalespace.pipelines.saving import load_pipeline
+from scalespace.training.build import build_network, build_scheduler, build_times, with_data
+from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
+from scalespace.training.data import ImageDataset, open_images
+from scalespace.training.loop import train
+from scalespace.training.spectrum import mean_spectrum
+
+LEVELS = {16: 3, 32: 3, 64: 4}
+NETWORK = NetworkConfig(
+    base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_max_size=8, attention_heads=4
+)
+SAMPLERS = {
+    "multistep-50": ("multistep", "log_snr", 50),
+    "corrected-50": ("corrected", "log_snr", 50),
+    "corrected-20": ("corrected", "log_snr", 20),
+}
+MAIN_SAMPLER = "corrected-50"
+
+Changes = tuple[dict[str, Any], dict[str, Any]]
+"""What an arm changes in the process, and in the rest of the run."""
+ARMS: dict[str, Changes] = {
+    "ddpm": ({"levels": 1}, {"change_share": None}),
+    "paper": ({}, {}),
+    "shifted": ({"shifted": True}, {}),
+    "shifted-auto": ({"shifted": True, "resolution": "auto"}, {}),
+    "orthonormal": ({"shifted": True, "degradation": "orthonormal"}, {}),
+    "orthonormal-auto": ({"shifted": True, "degradation": "orthonormal", "resolution": "auto"}, {}),
+    # What the training does, on the shifted process.
+    "share-0.001": ({"shifted": True}, {"change_share": 0.001}),
+    "share-0.1": ({"shifted": True}, {"change_share": 0.1}),
+    "share-0.1-weighed": ({"shifted": True}, {"change_share": 0.1, "weigh_changes": True}),
+    "base-snr": ({"shifted": True}, {"weight_snr": "base"}),
+    "constant": ({"shifted": True}, {"weight": "constant"}),
+    "v": ({"shifted": True}, {"prediction": "v", "sigma_data": 0.5, "weight": "v"}),
+    "ddpm-v": ({"levels": 1}, {"change_share": None, "prediction": "v", "sigma_data": 0.5, "weight": "v"}),
+}
+
+
+def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
+    process, rest = ARMS[arguments.arm]
+    size = arguments.size
+    return TrainConfig(
+        **{
+            "process": replace(ProcessConfig((size, size), levels=LEVELS[size]), **process),
+            "network": NETWORK,
+            "data": str(arguments.data),
+            "output_dir": str(run),
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+            "learning_rate": 1e-3,
+            "warmup_steps": 50,
+            "ema_decay": 0.998,
+            "change_share": 0.02,
+            "flip": not arguments.no_flip,
+            "sample_every": 0,
+            "checkpoint_every": 200,
+            "log_every": 20,
+            **rest,
+        }
+    )
+
+
+def equal_compute(config: TrainConfig, steps: int, data: ImageDataset) -> tuple[TrainConfig, float]:
+    """The run with as many steps as cost what ``steps`` steps of one level cost, and its share of compute a step."""
+    model = with_data(config, mean_spectrum(data, False)) if config.process.awaits_data else config
+    scheduler = build_scheduler(model)
+    process, times = scheduler.process, build_times(model, scheduler.process)
+    with torch.device("meta"):
+        network = build_network(model, scheduler.sizes)
+    full = path_gflops(network, process.size(0), process.size(0))
+    costs = [path_gflops(network, group.size, group.target_size) for group in times.groups]
+    share = sum(float(p) * cost for p, cost in zip(times.probabilities, costs, strict=True)) / full
+    return replace(config, max_steps=round(steps / share)), share
+
+
+def drawn(pipeline: ScaleSpacePipeline, count: int, steps: int, seed: int, quiet: bool) -> tuple[Tensor, int]:
+    """Pictures as uint8, shape (count, 3, H, W), and the network calls of each."""
+    generators, parts = image_generators(seed, range(count)), []
+    for first in range(0, count, 250):
+        last = min(first + 250, count)
+        pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{last} of {count}", disable=quiet)
+        images = pipeline(
+            last - first,
+            generator=generators[first:last],
+            num_inference_steps=steps,
+            output_type="pt",
+            return_dict=False,
+        )[0]
+        parts.append(to_uint8(2 * images - 1))
+    return torch.cat(parts), len(pipeline.scheduler.timesteps)
+
+
+def distances(pictures: Tensor, heldout: Tensor) -> dict[str, float]:
+    """To the held-out pictures: in built-in features, in pixels, and by band."""
+    features = [torch.cat([builtin_features(part) for part in side.split(250)]) for side in (pictures, heldout)]
+    pixels = [side.flatten(1).double() / 127.5 - 1 for side in (pictures, heldout)]
+    bands = sliced_wasserstein_bands(pictures, heldout[: len(pictures)], directions=128, resamples=2)
+    return {
+        "frechet_features": frechet_distance(*map(Moments.of, features)),
+        "frechet_pixels": frechet_distance(*map(Moments.of, pixels)),
+    } | {f"swd_{band}": measured.value for band, measured in bands.items()}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    size = (arguments.size, arguments.size)
+    data, heldout = (
+        open_images(str(p), size, progress=not arguments.quiet) for p in (arguments.data, arguments.heldout)
+    )
+    truth = heldout.batch(torch.arange(len(heldout)))[0]
+    folder = arguments.output / f"{arguments.data.stem}-{arguments.size}-{arguments.arm}-{arguments.seed}"
+    config, share = equal_compute(configuration(arguments, folder / "run"), arguments.steps, data)
+    started = time.perf_counter()
+    trained = train(config, progress=not arguments.quiet)
+    seconds = time.perf_counter() - started
+    names = [MAIN_SAMPLER] if arguments.main_sampler_only else list(SAMPLERS)
+    for name in names:
+        solver, spacing, steps = SAMPLERS[name]
+        pipeline = load_pipeline(str(trained.model_path))
+        use_solver(pipeline, solver=solver, timestep_spacing=spacing)
+        pictures, calls = drawn(pipeline, arguments.samples, steps, arguments.seed, arguments.quiet)
+        record = {
+            "data": arguments.data.stem,
+            "size": arguments.size,
+            "arm": arguments.arm,
+            "seed": arguments.seed,
+            "sampler": name,
+            "calls": calls,
+            "samples": arguments.samples,
+            "steps": config.max_steps,
+            "steps_of_one_level": arguments.steps,
+            "batch_size": arguments.batch_size,
+            "share": share,
+            "training_seconds": seconds,
+            "changes": list(pipeline.scheduler.process.degradation.change_points),
+        } | distances(pictures, truth)
+        grid = picture_grid([to_picture(picture / 127.5 - 1) for picture in pictures[:64]])
+        grid.save(folder / f"{name}.png")
+        with (arguments.output / "results.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    lines = (arguments.output / "results.jsonl").read_text().splitlines()
+    # The last line of a run that was repeated counts.
+    records = list(
+        {(r["data"], r["size"], r["arm"], r["seed"], r["sampler"]): r for r in map(json.loads, lines)}.values()
+    )
+    parts = []
+    for data, size, sampler in dict.fromkeys((r["data"], r["size"], r["sampler"]) for r in records):
+        chosen = [r for r in records if (r["data"], r["size"], r["sampler"]) == (data, size, sampler)]
+        bands = [key for key in chosen[0] if key.startswith("swd_")]
+        keys = ["frechet_features", "frechet_pixels", *bands]
+        rows = []
+        for arm in [arm for arm in ARMS if any(r["arm"] == arm for r in chosen)]:
+            runs = [r for r in chosen if r["arm"] == arm]
+            cells = [interval([r[key] for r in runs]) for key in keys]
+            rows.append([arm, str(len(runs)), str(runs[0]["steps"]), f"{runs[0]['share']:.2f}", *cells])
+        header = ["arm", "seeds", "steps", "compute a step", "Frechet, features", "Frechet, pixels"]
+        header += [f"SWD {band.removeprefix('swd_')}" for band in bands]
+        parts.append(
+            f"{data} at {size} pixels, {sampler}, {chosen[0]['samples']} pictures:\n\n{markdown(header, rows)}"
+        )
+    print("\n\n".join(parts))
+
+
+def interval(values: list[float]) -> str:
+    """Mean, and half the width of its 95 % interval by Student's t."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.3g} ± {half:.2g}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"run": run, "table": table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--output", type=Path, default=Path("runs/trained"), help="folder of all runs")
+    parser.add_argument("--data", type=Path, help="pictures to train on")
+    parser.add_argument("--heldout", type=Path, help="pictures to compare with")
+    parser.add_argument("--arm", choices=ARMS, default="shifted")
+    parser.add_argument("--size", type=int, choices=LEVELS, default=16, help="pixels a side")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=900, help="steps of DDPM whose FLOPs every arm may spend")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=1000, help="pictures drawn")
+    parser.add_argument("--no-flip", action="store_true", help="do not mirror pictures")
+    parser.add_argument("--main-sampler-only", action="store_true", help=f"draw by {MAIN_SAMPLER} alone")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    arguments = parser.parse_args()
+    if arguments.command == "run" and (arguments.data is None or arguments.heldout is None):
+        parser.error("a run needs pictures to train on and to compare with; give --data and --heldout")
+    COMMANDS[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What the network's output F stands for: from F and the state x_t to the clean image x0_s.
+
+With M = M_{s->t}, x_t = alpha_t M x0_s + sigma_t eps, and x0_s the clean image at the resolution that the step goes to,
+
+    Sample        x0_s = F, the paper's.
+    Epsilon       x0_s = (M^+ x_t - sigma_t F) / alpha_t, with M^+ the pseudo-inverse of M; for M the identity F is eps.
+    Velocity(d)   x0_s = W x_t - c F,  W = alpha_t d^2 M^T (alpha_t^2 d^2 M M^T + sigma_t^2)^-1,
+                  c = sigma_t d / (alpha_t^2 d^2 + sigma_t^2)^(1/2).
+                  W is the best linear guess for white pictures of standard deviation d, so F has only what that guess
+                  leaves. For M the identity F is v = alpha_t eps - sigma_t x_0 with d = 1, and the (negative) output of the
+                  preconditioned network of EDM with d = 0.5.
+
+Epsilon divides by alpha_t, and at a change of resolution by the singular values of M: it suits DDPM and blurring, where the
+paper's sources use it, and not states that are nearly noise.
+
+Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Salimans and Ho 2022, v
+(arXiv 2202.00512); Karras et al. 2022, EDM, eq. 7 (arXiv 2206.00364). The extension of the last two to any M is ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.operators.linear import LinearOperator
+
+__all__ = ["Epsilon", "Prediction", "Sample", "Velocity"]
+
+# Eigenvalues of M M^T below this share of the largest count as the kernel of M.
+_KERNEL = 1e-10
+
+
+@dataclass(frozen=True)
+class Prediction(ABC):
+    """Abstract: the meaning of a network's output.
+
+    Args:
+        noise: The noise of the process.
+    """
+
+    noise: NoiseSchedule
+
+    @abstractmethod
+    def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
+        """The clean image at r(s) that an output stands for.
+
+        Args:
+            output: F, shape (B, C, H, W) with (H, W) = r(s).
+            x_t: State, shape (B, C, h, w) with (h, w) = r(t).
+            t: Grid point of x_t, 1..T; or one for each picture, shape (B,), where M has an exact eigenbasis.
+            M: M_{s->t}.
+
+        Returns:
+            x0_s, shape (B, C, H, W).
+        """
+
+    def _levels(self, t: int | Tensor) -> tuple[float | Tensor, float | Tensor]:
+        # Of several grid points in float64, so that they broadcast against pictures and against eigenvalues alike.
+        alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
+        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor):
+            return alpha.reshape(-1, 1, 1, 1), sigma.reshape(-1, 1, 1, 1)
+        return alpha, sigma
+
+
+@dataclass(frozen=True)
+class Sample(Prediction):
+    """The clean image itself."""
+
+    def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
+        return output
+
+
+@dataclass(frozen=True)
+class Epsilon(Prediction):
+    """The noise in x_t."""
+
+    def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
+        alpha, sigma = self._levels(t)
+        floor = _KERNEL * M.norm_squared()
+        inverse = M.adjoint(M.T.gram_function(lambda e: (e > floor) / e.clamp_min(floor), x_t))
+        return _of(1 / alpha, output) * inverse - _of(sigma / alpha, output) * output
+
+
+@dataclass(frozen=True)
+class Velocity(Prediction):
+    """What the best linear guess for white pictures leaves, in units of its own standard deviation.
+
+    Args:
+        sigma_data: d, standard deviation of the pictures: 1 is v prediction, 0.5 EDM's preconditioning.
+
+    Raises:
+        ValueError: If d is not positive.
+    """
+
+    sigma_data: float = 1.0
+
+    def __post_init__(self):
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data is {self.sigma_data}; the standard deviation of pictures is above 0")
+
+    def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
+        alpha, sigma = self._levels(t)
+        signal, noise = (alpha * self.sigma_data) ** 2, sigma**2
+        guess = M.adjoint(M.T.gram_function(lambda e: alpha * self.sigma_data**2 / (signal * e + noise), x_t))
+        return guess - _of(sigma * self.sigma_data / (signal + noise) ** 0.5, output) * output
+
+
+def _of(value: float | Tensor, x: Tensor) -> float | Tensor:
+    return value.to(x.device, x.dtype) if isinstance(value, Tensor) else value
