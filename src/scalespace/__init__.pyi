@@ -1,5 +1,6 @@
 __version__: str
 
+from scalespace.diffusion.degradation import Blurring as Blurring
 from scalespace.diffusion.degradation import Degradation as Degradation
 from scalespace.diffusion.degradation import OrthonormalResizing as OrthonormalResizing
 from scalespace.diffusion.degradation import Resizing as Resizing

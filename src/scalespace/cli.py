@@ -7,7 +7,8 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +23,15 @@ from scalespace.training.configuration import ModelConfig, TrainConfig, preset
 __all__ = ["main"]
 
 _USAGE = """\
-usage: scalespace {train,sample,plan} ...
+usage: scalespace {train,sample,plan,analyze,reproduce} ...
 
 Scale Space Diffusion: one pixel-space diffusion model whose noisy steps run on small tensors.
 
-  plan     what a model will cost: levels, parameters, GFLOPs
-  train    train a model on a folder or zip of images; the same command again resumes
-  sample   draw pictures from a trained model
+  plan       what a model will cost: levels, parameters, GFLOPs
+  train      train a model on a folder or zip of images; the same command again resumes
+  sample     draw pictures from a trained model
+  analyze    how much of your pictures survives the noise, and which resolutions that needs
+  reproduce  a table of the paper, computed again
 
 examples:
   scalespace plan --preset celeba64-4l
@@ -60,6 +63,31 @@ class _Plan(ModelConfig):
     """With --data: a level is left where the signal-to-noise ratio of what it alone holds sinks below this (0.01)."""
     plot: str | None = None
     """With --data: picture to draw of the spectrum and of both schedules."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Analyze(ModelConfig):
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Folder of images, zip of images, or synthetic:shapes."""
+    preset: _Preset = "tiny"
+    output: str | None = None
+    """Folder for information.png, information.svg and information.json."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reproduce:
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
+    """gflops: average GFLOPs of the paper's models, in the released layout and in ours."""
+    output: str | None = None
+    """Folder for TABLE.md and TABLE.json."""
     json: bool = False
     """Print JSON."""
     quiet: bool = False
@@ -102,7 +130,13 @@ class _Sample:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit code 2 and one sentence on stderr for every error that is the user's to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], None]] = {"train": _train, "sample": _sample, "plan": _plan}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": _train,
+        "sample": _sample,
+        "plan": _plan,
+        "analyze": _analyze,
+        "reproduce": _reproduce,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         sys.exit(0 if words else 2)
@@ -137,8 +171,7 @@ def _train(words: list[str]) -> None:
     example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
     """
     given = _parse(_Train, words, data=tyro.MISSING, output_dir=tyro.MISSING)
-    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(TrainConfig)}
-    config = TrainConfig(**fields)
+    config = _as(TrainConfig, given)
     from scalespace.training.loop import train
 
     run = train(config, progress=not given.quiet)
@@ -204,7 +237,7 @@ def _plan(words: list[str]) -> None:
             raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
     from scalespace.evaluation.cost import make_plan
 
-    model = ModelConfig(given.process, given.network, given.released_quirks)
+    model = _as(ModelConfig, given)
     command = f"scalespace plan {shlex.join(words)} (version {__version__})"
     plan = make_plan(model) if given.data is None else _plan_from_data(given, model, command)
     print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
@@ -227,15 +260,69 @@ def _plan_from_data(given: _Plan, model: ModelConfig, command: str) -> Any:
     if given.plot is not None:
         from scalespace.evaluation.spectrum_plot import plot_spectrum
 
-        try:
-            plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
-        except ImportError as error:
-            raise UserError(
-                "matplotlib is not installed; run pip install scale-space-diffusion[plot], or leave --plot out"
-            ) from error
-        except ValueError as error:
-            raise UserError(f"--plot {given.plot} cannot be drawn ({error}); name it .png, .pdf or .svg") from error
+        with _drawing("--plot"):
+            try:
+                plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
+            except ValueError as error:
+                raise UserError(f"--plot {given.plot} cannot be drawn ({error}); name it .png, .pdf or .svg") from error
     return plan
+
+
+def _analyze(words: list[str]) -> None:
+    """Print how much of pictures survives the noise at t, and which resolutions that needs, against the paper's schedules.
+
+    example: scalespace analyze photos/ --preset celeba64-4l --output information
+    """
+    given = _parse(_Analyze, words, data=tyro.MISSING)
+    from scalespace.evaluation.analysis import analyze_pictures
+    from scalespace.evaluation.provenance import provenance
+
+    model = _as(ModelConfig, given)
+    analysis = analyze_pictures(model, given.data, not given.quiet)
+    source = provenance(f"scalespace analyze {shlex.join(words)}")
+    print(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
+    if given.output is not None:
+        with _drawing("--output"):
+            from scalespace.evaluation.information_plot import write_analysis
+
+            figure, *_ = write_analysis(analysis, Path(given.output), source)
+        if not given.json:
+            print(f"\nfigure              {figure}")
+
+
+def _reproduce(words: list[str]) -> None:
+    """Print a table of the paper, computed again, as Markdown.
+
+    example: scalespace reproduce gflops --output tables
+    """
+    given = _cli(_Reproduce, words, _reproduce)
+    from scalespace.evaluation.paper import Request, paper_table
+    from scalespace.evaluation.provenance import provenance
+
+    make = paper_table(given.table)
+    table = make(Request(provenance(f"scalespace reproduce {shlex.join(words)}"), not given.quiet))
+    if given.output is not None:
+        table.write(Path(given.output))
+    print(table.as_json() if given.json else table.as_markdown())
+
+
+@contextmanager
+def _drawing(option: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"matplotlib is not installed; run pip install scale-space-diffusion[plot], or leave {option} out"
+        ) from error
+
+
+def _fields(kind: type, source: Any) -> dict[str, Any]:
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(kind)}
+
+
+def _as(kind: type, source: Any) -> Any:
+    """The configuration of ``kind`` that a configuration with further fields holds."""
+    return kind(**_fields(kind, source))
 
 
 def _parse(arguments_class: type, words: list[str], **defaults: Any) -> Any:
@@ -243,8 +330,8 @@ def _parse(arguments_class: type, words: list[str], **defaults: Any) -> Any:
     name = next((after for word, after in pairwise(words) if word == "--preset"), None)
     name = next((word.removeprefix("--preset=") for word in words if word.startswith("--preset=")), name) or "tiny"
     model = preset(name)
-    start = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
-    command = {_Train: _train, _Plan: _plan}[arguments_class]
+    start = _fields(ModelConfig, model)
+    command = {_Train: _train, _Plan: _plan, _Analyze: _analyze}[arguments_class]
     return _cli(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
 
 

@@ -209,7 +209,7 @@ def test_the_plot_shows_both_schedules_on_the_curves_of_the_octaves(tmp_path, mo
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
     plan = make_plan_from_data(small_config(tmp_path), lambda size: SPECTRUM)
-    monkeypatch.setattr("scalespace.evaluation.spectrum_plot.write_file", lambda path, write: write(path))
+    monkeypatch.setattr("scalespace.evaluation.figure.write_file", lambda path, write: write(path))
     plot_spectrum(plan, tmp_path / "plot.png", "a title", "a command")
     (figure,) = drawn
     left, right = figure.axes

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from scalespace.diffusion.resolution import FromSpectrum
 from scalespace.evaluation.cost import PlanFromData
-from scalespace.training.run_directory import write_file
+from scalespace.evaluation.figure import BASELINE, OURS, STYLES, new_figure, save_figure
 
-__all__ = ["plot_spectrum"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-_OURS, _BASELINE = "tab:blue", "0.45"
-_STYLES = ("-", "--", "-.", ":")
+__all__ = ["draw_spectrum", "plot_spectrum"]
+
 _RANGE = 1e-3, 1e7  # of the mode-SNR, in tolerances
 
 
@@ -32,47 +35,31 @@ def plot_spectrum(plan: PlanFromData, path: Path, title: str, caption: str) -> N
         ValueError: If the ending of the path is no format of a picture.
         UserError: If the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 4.6)
     left, right = figure.subplots(1, 2)
-    schedule, sizes = plan.schedule, plan.schedule.sizes
+    schedule = plan.schedule
     grid = range(1, schedule.noise.timesteps + 1)
-    height = sizes[0][0]
 
-    frequencies, power = _shells(schedule.spectrum)
-    left.plot(frequencies, power, color=_BASELINE, linewidth=1.5, label="mean of each frequency")
-    for octave, style in zip(plan.octaves, cycle(_STYLES), strict=False):
+    draw_spectrum(left, schedule)
+    for octave, style in zip(plan.octaves, cycle(STYLES), strict=False):
         name = "{}x{} to {}x{}".format(*octave.size, *octave.next_size)
-        low, high = (0.5 * size[0] / height for size in (octave.next_size, octave.size))
-        left.axvline(low, color=_BASELINE, linewidth=0.8, linestyle=":")
-        left.plot([low, high], [octave.power] * 2, style, color=_OURS, linewidth=2.5, label=f"lost from {name}")
         right.plot(
             grid,
             schedule.noise.snr(torch.tensor(grid)) * octave.power,
             style,
-            color=_OURS,
+            color=OURS,
             linewidth=2,
             label=f"{name}: t = {octave.change} ({octave.reference_change})",
         )
-        right.plot(octave.change, octave.mode_snr, "o", color=_OURS, markersize=9)
-        right.plot(octave.reference_change, octave.reference_mode_snr, "s", color=_BASELINE, markersize=8)
-    left.set(
-        xlabel="frequency, larger of both directions (cycles per pixel)",
-        ylabel="mean square DCT coefficient",
-        title="Spectrum, and what each change removes",
-        xscale="log",
-        yscale="log",
-    )
+        right.plot(octave.change, octave.mode_snr, "o", color=OURS, markersize=9)
+        right.plot(octave.reference_change, octave.reference_mode_snr, "s", color=BASELINE, markersize=8)
     right.axhline(schedule.tolerance, color="black", linewidth=1, label=f"tolerance {schedule.tolerance:g}")
-    right.plot([], [], "o", color=_OURS, markersize=9, label=f"by the data: {plan.plan.share:.0%} of the compute")
+    right.plot([], [], "o", color=OURS, markersize=9, label=f"by the data: {plan.plan.share:.0%} of the compute")
     right.plot(
         [],
         [],
         "s",
-        color=_BASELINE,
+        color=BASELINE,
         markersize=8,
         label=f"({plan.reference_name}): {plan.reference.share:.0%}",
     )
@@ -83,12 +70,36 @@ def plot_spectrum(plan: PlanFromData, path: Path, title: str, caption: str) -> N
         yscale="log",
         ylim=tuple(schedule.tolerance * bound for bound in _RANGE),
     )
-    for axes, place in ((left, "lower left"), (right, "upper right")):
-        axes.legend(fontsize="small", loc=place, handlelength=3)
-        axes.grid(alpha=0.25)
-    figure.suptitle(title)
-    figure.supxlabel(caption, fontsize="x-small", color="0.3")
-    write_file(path, lambda file: figure.savefig(file, dpi=150))
+    right.legend(fontsize="small", loc="upper right", handlelength=3)
+    right.grid(alpha=0.25)
+    save_figure(figure, path, title, caption)
+
+
+def draw_spectrum(axes: Axes, schedule: FromSpectrum) -> None:
+    """Draw the mean spectrum with the mean power of the octaves that the changes remove.
+
+    Args:
+        axes: To draw on.
+        schedule: Has the spectrum, the sizes and the octaves.
+    """
+    frequencies, power = _shells(schedule.spectrum)
+    axes.plot(frequencies, power, color=BASELINE, linewidth=1.5, label="mean of each frequency")
+    height = schedule.sizes[0][0]
+    changes = zip(pairwise(schedule.sizes), schedule.octaves, cycle(STYLES), strict=False)
+    for (size, next_size), octave, style in changes:
+        name = "{}x{} to {}x{}".format(*size, *next_size)
+        low, high = (0.5 * pixels[0] / height for pixels in (next_size, size))
+        axes.axvline(low, color=BASELINE, linewidth=0.8, linestyle=":")
+        axes.plot([low, high], [octave] * 2, style, color=OURS, linewidth=2.5, label=f"lost from {name}")
+    axes.set(
+        xlabel="frequency, larger of both directions (cycles per pixel)",
+        ylabel="mean square DCT coefficient",
+        title="Spectrum, and what each change removes",
+        xscale="log",
+        yscale="log",
+    )
+    axes.legend(fontsize="small", loc="lower left", handlelength=3)
+    axes.grid(alpha=0.25)
 
 
 def _shells(spectrum: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,71 @@
+"""Where a figure or a table comes from: command, commit or version, seed."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import scalespace
+
+__all__ = ["Provenance", "provenance"]
+
+_SHORT = 7  # characters of a commit that people are shown
+_PATIENCE = 10.0  # seconds for git
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to make something again.
+
+    Args:
+        command: As it was typed.
+        version: Of the package.
+        commit: Full hash, where the package runs from a git checkout; None elsewhere.
+        changed: Whether the checkout's package differs from that commit.
+        seed: Of what was drawn; None where nothing is random.
+    """
+
+    command: str
+    version: str
+    commit: str | None
+    changed: bool
+    seed: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def caption(self) -> str:
+        """One line for people."""
+        code = f"version {self.version}"
+        if self.commit is not None:
+            code = f"commit {self.commit[:_SHORT]}{' with changes' if self.changed else ''}, {code}"
+        return f"{self.command} ({code}, {'nothing is random' if self.seed is None else f'seed {self.seed}'})"
+
+
+def provenance(command: str, seed: int | None = None) -> Provenance:
+    """The provenance of what this package makes now.
+
+    Args:
+        command: As it was typed.
+        seed: Of what is drawn; None where nothing is random.
+    """
+    commit, changed = _commit(Path(scalespace.__file__).parent)
+    return Provenance(command, scalespace.__version__, commit, changed, seed)
+
+
+def _commit(folder: Path) -> tuple[str | None, bool]:
+    def git(*words: str) -> str:
+        run = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=_PATIENCE
+        )
+        return run.stdout.strip()
+
+    try:
+        # An environment inside somebody's repository is no checkout of this package.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.SubprocessError):
+        return None, False
