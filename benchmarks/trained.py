@@ -25,8 +25,8 @@ from torch import Tensor
 
 from scalespace.evaluation.builtin_features import builtin_features
 from scalespace.evaluation.cost import path_gflops
-from scalespace.evaluation.feature_distances import Moments, frechet_distance
-from scalespace.evaluation.picture_distances import sliced_wasserstein_bands
+from scalespace.evaluation.frechet_distance import Moments, frechet_distance
+from scalespace.evaluation.sliced_wasserstein import sliced_wasserstein_bands
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import use_solver
@@ -46,7 +46,6 @@ SAMPLERS = {
     "corrected-50": ("corrected", "log_snr", 50),
     "corrected-20": ("corrected", "log_snr", 20),
 }
-MAIN_SAMPLER = "corrected-50"
 
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run."""
@@ -102,7 +101,8 @@ def equal_compute(config: TrainConfig, steps: int, data: ImageDataset) -> tuple[
     full = path_gflops(network, process.size(0), process.size(0))
     costs = [path_gflops(network, group.size, group.target_size) for group in times.groups]
     share = sum(float(p) * cost for p, cost in zip(times.probabilities, costs, strict=True)) / full
-    return replace(config, max_steps=round(steps / share)), share
+    steps = round(steps / share)
+    return replace(config, max_steps=steps, cooldown_steps=round(0.4 * steps)), share
 
 
 def drawn(pipeline: ScaleSpacePipeline, count: int, steps: int, seed: int, quiet: bool) -> tuple[Tensor, int]:
@@ -144,8 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     trained = train(config, progress=not arguments.quiet)
     seconds = time.perf_counter() - started
-    names = [MAIN_SAMPLER] if arguments.main_sampler_only else list(SAMPLERS)
-    for name in names:
+    for name in arguments.samplers:
         solver, spacing, steps = SAMPLERS[name]
         pipeline = load_pipeline(str(trained.model_path))
         use_solver(pipeline, solver=solver, timestep_spacing=spacing)
@@ -226,7 +225,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1000, help="pictures drawn")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror pictures")
-    parser.add_argument("--main-sampler-only", action="store_true", help=f"draw by {MAIN_SAMPLER} alone")
+    parser.add_argument("--samplers", choices=SAMPLERS, nargs="+", default=["corrected-50"])
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
     if arguments.command == "run" and (arguments.data is None or arguments.heldout is None):

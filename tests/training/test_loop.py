@@ -330,6 +330,20 @@ def test_the_learning_rate_warms_up(tmp_path):
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
+def test_the_learning_rate_cools_down(tmp_path):
+    config = small_config(tmp_path, warmup_steps=2, cooldown_steps=3, learning_rate=1.0, gradient_clip=1e-9)
+    parts, rates = trainer(config), []
+    for _ in parts.steps(open_images(config.data, (8, 8)), 0):
+        rates += [group["lr"] for group in parts.optimizer.param_groups]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 2 / 3, 1 / 3])
+
+
+def test_a_run_that_cools_down_cannot_be_made_longer(tmp_path):
+    train(small_config(tmp_path / "run", cooldown_steps=3))
+    with pytest.raises(UserError, match="max_steps is 6 there and 8 here"):
+        train(small_config(tmp_path / "run", cooldown_steps=3, max_steps=8))
+
+
 def test_sample_grids_use_the_same_noise_and_do_not_disturb_training(pictures, tmp_path):
     options = RANDOM | {"data": pictures, "sample_images": 4, "sample_steps": 50}
     plain = train(small_config(tmp_path / "plain", **options))

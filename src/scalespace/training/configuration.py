@@ -100,6 +100,8 @@ class TrainConfig(ModelConfig):
     """AdamW's learning rate after the warm-up."""
     warmup_steps: int = 1000
     """Steps over which the learning rate rises linearly from zero."""
+    cooldown_steps: int = 0
+    """Steps at the end of the run over which it falls linearly to zero again."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     gradient_clip: float = 1.0
@@ -149,7 +151,7 @@ class TrainConfig(ModelConfig):
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give a number above 0")
-        for name in ("seed", "warmup_steps", "weight_decay", "sample_every", "cache_gib"):
+        for name in ("seed", "warmup_steps", "cooldown_steps", "weight_decay", "sample_every", "cache_gib"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.seed >= 2**32:

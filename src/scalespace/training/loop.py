@@ -191,7 +191,11 @@ class Trainer:
 
     def _step(self, step: int, batch: Batch) -> StepResult:
         group, loss = self.loss(step, batch)
-        rate = self.config.learning_rate * min(1.0, (step + 1) / max(self.config.warmup_steps, 1))
+        rate = self.config.learning_rate * min(
+            1.0,
+            (step + 1) / max(self.config.warmup_steps, 1),
+            (self.config.max_steps - step) / max(self.config.cooldown_steps, 1),
+        )
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.accelerator.backward(loss)

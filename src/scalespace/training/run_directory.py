@@ -207,7 +207,9 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def _identity(config: TrainConfig, fingerprint: str | None) -> dict[str, Any]:
-    fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    # Where the learning rate falls towards the end, the weights depend on where that is.
+    free = _FREE - {"max_steps"} if config.cooldown_steps else _FREE
+    fields = {name: value for name, value in asdict(config).items() if name not in free}
     # Through JSON, so that tuples compare equal to what is read back.
     return json.loads(json.dumps({**fields, "data_fingerprint": fingerprint}))
 
