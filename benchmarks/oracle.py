@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from benchmarks.bridges import Bridge, Isotropic, UpsampledPrediction, UpsampledState
 from benchmarks.placement import best_division, best_points, even_grid, kept_points, uniform_calls
 from torch import Tensor
 from tqdm import tqdm
 
+from scalespace.diffusion.bridges import Bridge, Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser, GaussianMixtureDenoiser
 from scalespace.diffusion.grids import calls_by_level, log_snr_grid

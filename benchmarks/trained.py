@@ -1,11 +1,12 @@
 """What levels cost with trained networks: the same network and the same training FLOPs for every process.
 
     python -m benchmarks.trained run --data cifar10-32.zip --heldout cifar10-32-heldout.zip --arm shifted --seed 0
-    python -m benchmarks.trained table                           tables and a plot of all runs so far
+    python -m benchmarks.trained truth --data cifar10-32.zip --heldout cifar10-32-heldout.zip
+    python -m benchmarks.trained table                           tables of all runs so far
 
 A run trains one arm (``--help`` lists them) until it has spent the FLOPs that ``--steps`` steps of DDPM spend, draws pictures
 by each sampler, and adds a line for each to --output/results.jsonl with their distances to the held-out pictures. A run that
-was stopped goes on where it was.
+was stopped goes on where it was. ``truth`` adds what as many training pictures have in the place of drawn ones.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from scalespace.evaluation.builtin_features import builtin_features
 from scalespace.evaluation.cost import path_gflops
 from scalespace.evaluation.frechet_distance import Moments, frechet_distance
 from scalespace.evaluation.sliced_wasserstein import sliced_wasserstein_bands
-from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture, to_uint8
+from scalespace.pipelines.pictures import picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.sampling import use_solver
+from scalespace.pipelines.sampling import draw, use_solver
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.training.build import build_network, build_scheduler, build_times, with_data
 from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
@@ -46,6 +47,7 @@ SAMPLERS = {
     "corrected-50": ("corrected", "log_snr", 50),
     "corrected-20": ("corrected", "log_snr", 20),
 }
+TRUTH = "training pictures"
 
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run."""
@@ -107,18 +109,11 @@ def equal_compute(config: TrainConfig, steps: int, data: ImageDataset) -> tuple[
 
 def drawn(pipeline: ScaleSpacePipeline, count: int, steps: int, seed: int, quiet: bool) -> tuple[Tensor, int]:
     """Pictures as uint8, shape (count, 3, H, W), and the network calls of each."""
-    generators, parts = image_generators(seed, range(count)), []
+    parts = []
     for first in range(0, count, 250):
-        last = min(first + 250, count)
-        pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{last} of {count}", disable=quiet)
-        images = pipeline(
-            last - first,
-            generator=generators[first:last],
-            num_inference_steps=steps,
-            output_type="pt",
-            return_dict=False,
-        )[0]
-        parts.append(to_uint8(2 * images - 1))
+        numbers = range(first, min(first + 250, count))
+        pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{numbers.stop} of {count}", disable=quiet)
+        parts.append(draw(pipeline, numbers, steps, seed))
     return torch.cat(parts), len(pipeline.scheduler.timesteps)
 
 
@@ -166,9 +161,27 @@ def run(arguments: argparse.Namespace) -> None:
         } | distances(pictures, truth)
         grid = picture_grid([to_picture(picture / 127.5 - 1) for picture in pictures[:64]])
         grid.save(folder / f"{name}.png")
-        with (arguments.output / "results.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+        add(arguments.output, record)
+
+
+def truth(arguments: argparse.Namespace) -> None:
+    size = (arguments.size, arguments.size)
+    data, heldout = (
+        open_images(str(p), size, progress=not arguments.quiet) for p in (arguments.data, arguments.heldout)
+    )
+    generator = torch.Generator().manual_seed(arguments.seed)
+    chosen = torch.randperm(len(data), generator=generator)[: arguments.samples]
+    found = distances(data.batch(chosen)[0], heldout.batch(torch.arange(len(heldout)))[0])
+    for sampler in arguments.samplers:
+        record = {"data": arguments.data.stem, "size": arguments.size, "arm": TRUTH, "seed": arguments.seed}
+        add(arguments.output, record | {"sampler": sampler, "samples": arguments.samples} | found)
+
+
+def add(folder: Path, record: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "results.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(record), flush=True)
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -181,12 +194,15 @@ def table(arguments: argparse.Namespace) -> None:
     for data, size, sampler in dict.fromkeys((r["data"], r["size"], r["sampler"]) for r in records):
         chosen = [r for r in records if (r["data"], r["size"], r["sampler"]) == (data, size, sampler)]
         bands = [key for key in chosen[0] if key.startswith("swd_")]
+        # The mean of one band is that band.
+        bands = bands[:-1] if len(bands) == 2 else bands
         keys = ["frechet_features", "frechet_pixels", *bands]
         rows = []
-        for arm in [arm for arm in ARMS if any(r["arm"] == arm for r in chosen)]:
+        for arm in [arm for arm in (TRUTH, *ARMS) if any(r["arm"] == arm for r in chosen)]:
             runs = [r for r in chosen if r["arm"] == arm]
             cells = [interval([r[key] for r in runs]) for key in keys]
-            rows.append([arm, str(len(runs)), str(runs[0]["steps"]), f"{runs[0]['share']:.2f}", *cells])
+            spent = ["", ""] if arm == TRUTH else [str(runs[0]["steps"]), f"{runs[0]['share']:.2f}"]
+            rows.append([arm, str(len(runs)), *spent, *cells])
         header = ["arm", "seeds", "steps", "compute a step", "Frechet, features", "Frechet, pixels"]
         header += [f"SWD {band.removeprefix('swd_')}" for band in bands]
         parts.append(
@@ -209,7 +225,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"run": run, "table": table}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"run": run, "truth": truth, "table": table}
 
 
 def main() -> None:
@@ -228,8 +244,8 @@ def main() -> None:
     parser.add_argument("--samplers", choices=SAMPLERS, nargs="+", default=["corrected-50"])
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
-    if arguments.command == "run" and (arguments.data is None or arguments.heldout is None):
-        parser.error("a run needs pictures to train on and to compare with; give --data and --heldout")
+    if arguments.command != "table" and (arguments.data is None or arguments.heldout is None):
+        parser.error("it needs pictures to train on and to compare with; give --data and --heldout")
     COMMANDS[arguments.command](arguments)
 
 

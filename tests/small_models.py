@@ -13,7 +13,15 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
 
-__all__ = ["SMALL_OPTIONS", "cli_error", "small_config", "small_pipeline", "small_scheduler", "train_words"]
+__all__ = [
+    "SMALL_OPTIONS",
+    "cli_error",
+    "small_config",
+    "small_network",
+    "small_pipeline",
+    "small_scheduler",
+    "train_words",
+]
 
 SIZES = ((8, 8), (4, 4))
 TIMESTEPS = 20
@@ -41,15 +49,20 @@ def small_scheduler(**options: Any) -> ScaleSpaceScheduler:
     return ScaleSpaceScheduler(num_train_timesteps=TIMESTEPS, beta_start=0.02, beta_end=0.4, **options)
 
 
-def small_pipeline(seed: int = 0, **network: Any) -> ScaleSpacePipeline:
-    """Random weights everywhere, so that pictures depend on all of them."""
+def small_network(seed: int = 0, **options: Any) -> FlexiUNet:
+    """Random weights everywhere, so that predictions depend on all of them."""
     torch.manual_seed(seed)
-    unet = FlexiUNet(sizes=SIZES, **(_SHAPE | network))
+    unet = FlexiUNet(**({"sizes": SIZES} | _SHAPE | options))
     with torch.no_grad():
         for parameter in unet.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
-    pipeline = ScaleSpacePipeline(unet.eval(), small_scheduler())
+    return unet.eval()
+
+
+def small_pipeline(seed: int = 0, **network: Any) -> ScaleSpacePipeline:
+    """Of a ``small_network``."""
+    pipeline = ScaleSpacePipeline(small_network(seed, **network), small_scheduler())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -59,7 +59,7 @@ def test_without_a_command_the_commands_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert "usage: scalespace {train,sample,plan}" in capsys.readouterr().out
+    assert "usage: scalespace {train,sample,evaluate,plan,analyze,reproduce}" in capsys.readouterr().out
     assert '"tarin" is not a command; use one of train, sample, plan' in cli_error(capsys, ["tarin"])
 
 
@@ -148,7 +148,7 @@ def test_a_schedule_that_violates_the_inequality_is_one_sentence(tmp_path, capsy
         ("--seed 4294967296", "seed is 4294967296; give at most"),
         ("--learning-rate nan", "learning_rate is nan"),
         ("--change-share 2", "change_share is 2.0; a share lies between 0 and 1"),
-        ("--process.levels 1 --change-share 0.5", "at 0 resolution changes"),
+        ("--sample-every 1 --sample-steps 2", "2 sampling steps; a process of 2 levels needs at least 3"),
         ("--sample-steps 1", "sample_steps is 1; give at least 2"),
         ("--network.num-classes 0", "num_classes holds 0"),
         ("--data synthetic:nothing", "there is no synthetic source"),
@@ -265,7 +265,7 @@ def test_train_and_sample_work_from_the_shell_and_say_where_things_are(tmp_path)
     for words in trained.stdout.splitlines():
         assert Path(words.split(maxsplit=1)[1].removeprefix("curve ")).exists()
     output = tmp_path / "pictures"
-    drawn = _shell("sample", str(tmp_path / "run" / "model"), "--output", str(output), "--steps", "2", "--quiet")
+    drawn = _shell("sample", str(tmp_path / "run" / "model"), "--output", str(output), "--steps", "3", "--quiet")
     assert (drawn.returncode, drawn.stderr) == (0, "")
     assert len(list(output.glob("0*.png"))) == 16
 
@@ -334,7 +334,7 @@ def test_progress_is_shown_with_speed_and_loss(tmp_path, capsys):
 def test_quiet_training_shows_no_bar_for_sample_grids_either(tmp_path, monkeypatch):
     settings = []
     monkeypatch.setattr(ScaleSpacePipeline, "set_progress_bar_config", lambda _, **options: settings.append(options))
-    main(train_words(tmp_path / "run", "--sample-every", "2", "--sample-images", "1", "--sample-steps", "2"))
+    main(train_words(tmp_path / "run", "--sample-every", "2", "--sample-images", "1", "--sample-steps", "3"))
     assert [options["disable"] for options in settings] == [True]
 
 

@@ -12,7 +12,7 @@ from tests.small_models import SMALL_OPTIONS, cli_error
 
 from scalespace.cli import main
 from scalespace.evaluation import paper
-from scalespace.evaluation.paper import Request
+from scalespace.evaluation.request import Request
 from scalespace.evaluation.table import Column, Table
 
 

@@ -12,6 +12,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "scalespace.diffusion.bridges": (
+        "Isotropic",
+        "UpsampledPrediction",
+        "UpsampledState",
+    ),
     "scalespace.diffusion.degradation": (
         "Blurring",
         "Degradation",

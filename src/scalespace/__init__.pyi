@@ -1,5 +1,8 @@
 __version__: str
 
+from scalespace.diffusion.bridges import Isotropic as Isotropic
+from scalespace.diffusion.bridges import UpsampledPrediction as UpsampledPrediction
+from scalespace.diffusion.bridges import UpsampledState as UpsampledState
 from scalespace.diffusion.degradation import Blurring as Blurring
 from scalespace.diffusion.degradation import Degradation as Degradation
 from scalespace.diffusion.degradation import OrthonormalResizing as OrthonormalResizing

@@ -18,18 +18,20 @@ import tyro
 
 from scalespace import __version__
 from scalespace.errors import UserError
+from scalespace.evaluation.scale import Reproduction
 from scalespace.training.configuration import ModelConfig, TrainConfig, preset
 
 __all__ = ["main"]
 
 _USAGE = """\
-usage: scalespace {train,sample,plan,analyze,reproduce} ...
+usage: scalespace {train,sample,evaluate,plan,analyze,reproduce} ...
 
 Scale Space Diffusion: one pixel-space diffusion model whose noisy steps run on small tensors.
 
   plan       what a model will cost: levels, parameters, GFLOPs
   train      train a model on a folder or zip of images; the same command again resumes
   sample     draw pictures from a trained model
+  evaluate   how far pictures are from reference pictures: FID, KID, precision and more
   analyze    how much of your pictures survives the noise, and which resolutions that needs
   reproduce  a table of the paper, computed again
 
@@ -37,6 +39,7 @@ examples:
   scalespace plan --preset celeba64-4l
   scalespace train --preset tiny --data synthetic:shapes --output-dir runs/shapes --max-steps 2000
   scalespace sample runs/shapes/model --num-images 64 --steps 50 --output runs/shapes/pictures
+  scalespace evaluate runs/shapes/model photos.zip --num-images 1000
 
 scalespace COMMAND --help tells all options of a command."""
 
@@ -83,11 +86,11 @@ class _Analyze(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reproduce:
+class _Reproduce(Reproduction):
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
-    """gflops: average GFLOPs of the paper's models, in the released layout and in ours."""
-    output: str | None = None
-    """Folder for TABLE.md and TABLE.json."""
+    """main, architecture, schedules, anisotropic, steps (these train models), information (of pictures) or gflops."""
+    device: str = "auto"
+    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
     json: bool = False
     """Print JSON."""
     quiet: bool = False
@@ -109,8 +112,12 @@ class _Sample:
     """How a step is taken; the model's own if left out."""
     eta: float | None = None
     """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
+    bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
+    """How the resolution goes up: exact, which is the solver's own way, or a baseline; the model's own if left out."""
     spacing: Literal["linspace", "log_snr"] | None = None
     """Equal steps of time or of log-SNR (which suits multistep and corrected); the model's own if left out."""
+    upsample: str | None = None
+    """Folder of the second model of a cascade, trained with --network.condition-size, to enlarge the pictures."""
     seed: int = 0
     """Picture i depends on the seed and i alone."""
     batch_size: int = 16
@@ -127,6 +134,52 @@ class _Sample:
     """No progress bars."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Evaluate:
+    generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
+    """Folder or zip of pictures, statistics (.npz), or a model folder (RUN/model) to draw from."""
+    reference: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REFERENCE")]
+    """The same; the pictures it should look like."""
+    metrics: str | None = None
+    """Comma list of fid, kid, prdc, swd, spectrum, colour; left out, all that the two sides allow."""
+    inception_weights: str | None = None
+    """inception-2015-12-05.pt, for FID and KID; left out, SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
+    features: str | None = None
+    """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d)."""
+    features_size: int | None = None
+    """With --features: side in pixels that pictures are resized to for it."""
+    resize: Literal["clean", "legacy"] = "clean"
+    """How pictures are resized for a network: antialiased bicubic, or bilinear without antialiasing as the first FID."""
+    neighbours: int = 5
+    """Nearest neighbours of precision, recall, density and coverage."""
+    bootstrap: int = 100
+    """Resamples of the intervals; 0 makes none."""
+    num_images: int = 1000
+    """Pictures to draw from a side that is a model."""
+    steps: int = 50
+    """Its sampling steps."""
+    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
+    """How it takes a step; the model's own if left out."""
+    eta: float | None = None
+    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
+    spacing: Literal["linspace", "log_snr"] | None = None
+    """Equal steps of time or of log-SNR; the model's own if left out."""
+    batch_size: int = 16
+    """Pictures drawn together."""
+    seed: int = 0
+    """Of drawn pictures and of everything else that is random."""
+    save_statistics: str | None = None
+    """File (.npz) for the statistics of the reference, to give in its place the next time."""
+    save_features: bool = False
+    """With --save-statistics: keep the features of all pictures too, which kid and prdc need."""
+    device: str = "auto"
+    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit code 2 and one sentence on stderr for every error that is the user's to mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -134,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": _train,
         "sample": _sample,
         "plan": _plan,
+        "evaluate": _evaluate,
         "analyze": _analyze,
         "reproduce": _reproduce,
     }
@@ -155,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = "" if error.filename is None else f" ({error.filename})"
         _fail(f"{error.strerror}{place}; check the path, that you may write there, and the free space")
     except KeyboardInterrupt:
-        advice = "; the same command goes on from the last checkpoint" if words[0] == "train" else ""
+        advice = "; the same command goes on from the last checkpoint" if words[0] in ("train", "reproduce") else ""
         print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
 
@@ -197,12 +251,19 @@ def _sample(words: list[str]) -> None:
     from scalespace.pipelines.saving import load_pipeline
 
     pipeline = load_pipeline(given.model)
-    choices = {"solver": given.solver, "eta": given.eta, "timestep_spacing": given.spacing}
-    try:
-        use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    pipeline.to(_device(given.device))
+    choices = {
+        "solver": given.solver,
+        "eta": given.eta,
+        "bridge": given.bridge,
+        "timestep_spacing": given.spacing,
+    }
+    upsample = None if given.upsample is None else load_pipeline(given.upsample)
+    for model in filter(None, (pipeline, upsample)):
+        try:
+            use_solver(model, **{name: choice for name, choice in choices.items() if choice is not None})
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        model.to(_device(given.device))
     files = sample_to_folder(
         pipeline,
         Path(given.output),
@@ -213,6 +274,7 @@ def _sample(words: list[str]) -> None:
         class_label=given.class_label,
         trajectory=given.trajectory,
         progress=not given.quiet,
+        upsample=upsample,
     )
     if given.json:
         print(json.dumps(dataclasses.asdict(files), default=str))
@@ -221,6 +283,31 @@ def _sample(words: list[str]) -> None:
     print(f"grid       {files.grid}")
     if files.trajectory is not None:
         print(f"trajectory {files.trajectory}")
+
+
+def _evaluate(words: list[str]) -> None:
+    """Measure how far pictures are from reference pictures; every figure with its counts and a 95 % interval.
+
+    example: scalespace evaluate runs/photos/model photos.zip --num-images 1000 --metrics fid,kid,swd
+
+    example: scalespace evaluate pictures/ photos.zip --inception-weights inception-2015-12-05.pt --json
+    """
+    given = _cli(_Evaluate, words, _evaluate)
+    from scalespace.evaluation.evaluate import Options, evaluate, leads
+    from scalespace.evaluation.provenance import provenance
+    from scalespace.evaluation.sides import Sampling
+
+    metrics = None if given.metrics is None else tuple(filter(None, given.metrics.replace(" ", "").split(",")))
+    sampling = Sampling(**_fields(Sampling, given) | {"device": _device(given.device)})
+    shared = {name: value for name, value in vars(given).items() if name in Options.__dataclass_fields__}
+    options = Options(**shared | {"metrics": metrics, "sampling": sampling})
+    found = evaluate(given.generated, given.reference, options, not given.quiet)
+    if not leads():
+        return
+    source = provenance(f"scalespace evaluate {shlex.join(words)}", given.seed)
+    print(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text())
+    if given.save_statistics is not None and not given.json:
+        print(f"statistics of the reference are in {given.save_statistics}")
 
 
 def _plan(words: list[str]) -> None:
@@ -293,16 +380,16 @@ def _analyze(words: list[str]) -> None:
 def _reproduce(words: list[str]) -> None:
     """Print a table of the paper, computed again, as Markdown.
 
-    example: scalespace reproduce gflops --output tables
+    example: scalespace reproduce main --data photos.zip --output tables
+
+    example: scalespace reproduce main --scale paper --data img_align_celeba/ --inception-weights inception-2015-12-05.pt
     """
     given = _cli(_Reproduce, words, _reproduce)
-    from scalespace.evaluation.paper import Request, paper_table
+    from scalespace.evaluation.paper import reproduce
     from scalespace.evaluation.provenance import provenance
 
-    make = paper_table(given.table)
-    table = make(Request(provenance(f"scalespace reproduce {shlex.join(words)}"), not given.quiet))
-    if given.output is not None:
-        table.write(Path(given.output))
+    source = provenance(f"scalespace reproduce {shlex.join(words)}")
+    table = reproduce(given.table, given, source, device=_device(given.device), progress=not given.quiet)
     print(table.as_json() if given.json else table.as_markdown())
 
 

@@ -136,10 +136,38 @@ def test_a_blur_averages_no_noise_away_and_shifts_nothing():
     assert all(margin > 1 for margin in ScaleSpaceProcess(LinearBeta(12), degradation).margins().values())
 
 
-def test_pictures_of_different_blur_are_no_batch():
-    process = ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12))
-    with pytest.raises(ValueError, match="differ in resolution or blur"):
-        process.marginal(normal((6, 4)), torch.tensor([3, 4]))
+def test_a_blur_changes_with_every_step_and_jumps_nowhere():
+    degradation = Blurring((6, 4), 12)
+    assert degradation.change_points == tuple(range(1, 13))
+    assert degradation.jumps == ()
+    assert Resizing(((8, 8), (4, 4)), (5,), 12).jumps == (5,)
+
+
+def test_every_picture_of_a_batch_may_have_its_own_blur():
+    degradation, x = Blurring((6, 4), 12, sigma_blur=2.0), normal((6, 4), batch=(3, 2))
+    s, t = torch.tensor([0, 3, 7]), torch.tensor([5, 3, 12])
+    M = degradation.operators(s, t)
+    assert (M.in_size, M.out_size) == ((6, 4), (6, 4))
+    for i in range(3):
+        alone = degradation.operator(int(s[i]), int(t[i]))
+        assert_close(M(x)[i], alone(x[i]), rtol=0, atol=1e-12)
+        assert_close(M.gram_function(torch.exp, x)[i], alone.gram_function(torch.exp, x[i]), rtol=0, atol=1e-12)
+    process = ScaleSpaceProcess(LinearBeta(12), degradation)
+    together = process.marginal(x, t)
+    for i in range(3):
+        alone = process.marginal(x[i : i + 1], int(t[i]))
+        assert_close(together.draw(x)[i], alone.draw(x[i : i + 1])[0], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="no map from grid point 7 to 6"):
+        degradation.operators(s, torch.tensor([5, 3, 6]))
+
+
+def test_pictures_on_both_sides_of_a_jump_are_no_batch():
+    degradation = Resizing(((8, 8), (4, 4)), (5,), 12)
+    within = degradation.operators(torch.tensor([0, 2, 4]), torch.tensor([5, 12, 9]))
+    assert_close(within(normal((8, 8))), degradation.operator(0, 5)(normal((8, 8))))
+    for s, t in (((4, 5), (9, 9)), ((0, 0), (4, 5))):
+        with pytest.raises(ValueError, match="grid points 4 and 5 of one batch differ in resolution or blur"):
+            degradation.operators(torch.tensor(s), torch.tensor(t))
 
 
 @pytest.mark.parametrize("options", [{"sigma_blur": -1.0}, {"smallest_gain": 0.0}, {"smallest_gain": 1.0}])

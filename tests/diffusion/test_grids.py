@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.golden_vectors import golden_case
 
-from scalespace.diffusion.degradation import Resizing, Unchanged
+from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
 from scalespace.diffusion.grids import calls_by_level, divided_grid, log_snr_grid, uniform_grid
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
@@ -113,3 +113,11 @@ def test_divided_grid_gives_every_level_its_number_of_points(data):
 def test_log_snr_grid_refuses_impossible_numbers_of_calls(calls):
     with pytest.raises(ValueError, match=f"{calls} sampling steps; a process of 4 levels needs at least 5"):
         log_snr_grid(shifted(4), calls)
+
+
+@pytest.mark.parametrize("calls", [2, 7, 50])
+def test_a_growing_blur_is_one_level(calls):
+    blurred = ScaleSpaceProcess(LinearBeta(), Blurring((8, 8)))
+    grid = log_snr_grid(blurred, calls)
+    assert grid == log_snr_grid(PLAIN, calls)
+    assert calls_by_level(blurred, grid) == (calls,)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from tests.strategies import normal
+from tests.strategies import normal, tolerance
 from torch.testing import assert_close
 
-from scalespace.diffusion.degradation import OrthonormalResizing, Resizing
+from scalespace.diffusion.degradation import Blurring, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.loss import VelocityWeight
 from scalespace.diffusion.noise import LinearBeta, Shifted
@@ -71,10 +71,37 @@ def test_every_picture_may_have_its_own_time(prediction):
 def test_epsilon_across_a_change_gives_back_what_the_lower_resolution_holds():
     x0_s, eps = normal((6, 8), 0, batch=(2, 3)), normal((3, 4), 1, batch=(2, 3))
     x_t = NOISE.alpha(6) * CHANGE(x0_s) + NOISE.sigma(6) * eps
-    # The output that carries the noise up, by the pseudo-inverse.
+    # The output that carries the noise up by the isometry U V^T of M = V S U^T.
     dense = CHANGE(torch.eye(48, dtype=torch.float64).unflatten(1, (6, 8))[:, None]).flatten(1).mT
-    output = (eps.flatten(2) @ torch.linalg.pinv(dense).mT).unflatten(2, (6, 8))
-    assert_close(CHANGE(Epsilon(NOISE).x0(output, x_t, 6, CHANGE)), CHANGE(x0_s), rtol=0, atol=1e-10)
+    V, _, U_transposed = torch.linalg.svd(dense, full_matrices=False)
+    carried = (eps.flatten(2) @ V @ U_transposed).unflatten(2, (6, 8))
+    x0 = Epsilon(NOISE).x0(carried, x_t, 6, CHANGE)
+    assert_close(CHANGE(x0), CHANGE(x0_s), rtol=0, atol=1e-10)
+    # What the lower resolution does not hold is the output's alone.
+    hidden = normal((6, 8), 2, batch=(2, 3))
+    hidden = hidden - (hidden.flatten(2) @ U_transposed.mT @ U_transposed).unflatten(2, (6, 8))
+    more = Epsilon(NOISE).x0(carried + hidden, x_t, 6, CHANGE)
+    assert_close(more - x0, -NOISE.sigma(6) / NOISE.alpha(6) * hidden, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("s", "t"), [(0, 1), (0, 7), (4, 7), (2, 12)])
+def test_the_true_noise_gives_back_the_exact_picture_of_any_blur(s, t):
+    """The prediction of Blurring Diffusion, u_x = (u_t - sigma_t eps) / alpha_t with alpha_t a gain for each frequency."""
+    blurring = Blurring((6, 8), 12, sigma_blur=2.0)
+    x_0, eps = normal((6, 8), 0, batch=(2, 3)), normal((6, 8), 1, batch=(2, 3))
+    x_t = NOISE.alpha(t) * blurring.operator(0, t)(x_0) + NOISE.sigma(t) * eps
+    x0_s = Epsilon(NOISE).x0(eps, x_t, t, blurring.operator(s, t))
+    # Deblurring and dividing by alpha_t magnify the rounding of x_t.
+    condition = 1 / (NOISE.alpha(t) * float((blurring.gains(t) / blurring.gains(s)).min()))
+    assert_close(x0_s, blurring.operator(0, s)(x_0), rtol=0, atol=tolerance(torch.float64, condition))
+
+
+def test_every_picture_may_have_its_own_blur():
+    blurring, t = Blurring((6, 8), 12, sigma_blur=2.0), torch.tensor([2, 11, 5])
+    x_0, eps = normal((6, 8), 0, batch=(3, 2)), normal((6, 8), 1, batch=(3, 2))
+    x_t = ScaleSpaceProcess(NOISE, blurring).marginal(x_0, t).draw(eps)
+    x0_s = Epsilon(NOISE).x0(eps, x_t, t, blurring.operators(t - 1, t))
+    assert_close(x0_s, blurring.operators(0 * t, t - 1)(x_0), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", [Epsilon(NOISE), Velocity(NOISE, 0.5)], ids=["epsilon", "velocity"])

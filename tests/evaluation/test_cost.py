@@ -136,6 +136,20 @@ def test_a_plan_from_data_is_the_plan_of_its_change_points_beside_that_of_the_fo
     assert found.saved == pytest.approx(1 - found.plan.average_gflops / found.reference.average_gflops)
 
 
+def test_a_blur_costs_what_ddpm_costs(tmp_path):
+    process = replace(small_config(tmp_path).process, levels=1)
+    ddpm, blur = (
+        small_config(
+            tmp_path, process=replace(process, degradation=degradation), prediction="epsilon", solver="ancestral"
+        )
+        for degradation in ("bilinear", "blurring")
+    )
+    assert make_plan(blur) == make_plan(ddpm)
+    (path,) = make_plan(blur).paths
+    assert (path.first, path.last, path.margin) == (1, 20, None)
+    assert make_plan_from_data(blur, lambda size: SPECTRUM).octaves == ()
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "point"),
     [

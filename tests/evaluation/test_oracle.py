@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from benchmarks.bridges import Isotropic
 from hypothesis import given
 from tests.strategies import normal, seeds
 from torch.testing import assert_close
 
+from scalespace.diffusion.bridges import Isotropic
 from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser, dense
 from scalespace.diffusion.grids import log_snr_grid, uniform_grid

@@ -8,8 +8,10 @@ from tests.small_models import small_config
 
 from scalespace.errors import UserError
 from scalespace.evaluation.cost import make_plan
-from scalespace.evaluation.paper import TABLES, Request, average_gflops, gflops, paper_table
+from scalespace.evaluation.paper import TABLES, paper_table
+from scalespace.evaluation.paper_gflops import average_gflops, gflops
 from scalespace.evaluation.provenance import Provenance
+from scalespace.evaluation.request import Request
 from scalespace.evaluation.table import Table
 from scalespace.networks.blocks import SelfAttention
 from scalespace.training.build import build_network, build_scheduler

@@ -181,11 +181,34 @@ def test_above_the_entrance_skips_are_zeros_and_at_it_the_adapted_input():
     assert seen["block"][2] is None
 
 
+@pytest.mark.parametrize(("sizes", "i", "j"), PAIRS)
+def test_full_paths_run_the_plain_u_net_on_the_enlarged_state_and_shrink_its_output(sizes, i, j):
+    full, plain = small(sizes, paths="full").eval(), small(sizes[:1]).eval()
+    x = state(sizes[i])
+    enlarged = nn.functional.interpolate(x, size=sizes[0], mode="bilinear")
+    expected = nn.functional.interpolate(plain(enlarged, 7).sample, size=sizes[j], mode="bilinear", antialias=True)
+    ran, prediction = names_that_run(full, lambda: full(x, 7, sizes[j]).sample)
+    assert prediction.shape == (2, 3, *sizes[j])
+    assert_close(prediction, expected, rtol=1e-4, atol=1e-4)
+    assert {name for name in ran if not name.startswith("adapters")} == {
+        name.rpartition(".")[0] for name in full.state_dict() if not name.startswith("adapters")
+    }
+
+
+def test_at_one_level_full_paths_are_the_network_itself():
+    x = state((32, 32))
+    assert torch.equal(small(OCTAVES[:1], paths="full")(x, 7).sample, small(OCTAVES[:1])(x, 7).sample)
+    # And nowhere else.
+    x = state((8, 8))
+    assert not torch.allclose(small(paths="full")(x, 7).sample, small()(x, 7).sample)
+
+
 def test_parameters_are_the_same_for_any_number_of_resolutions_and_with_quirks():
     def shapes(network):
         return {name: parameter.shape for name, parameter in network.named_parameters()}
 
     assert shapes(small(OCTAVES)) == shapes(small(OCTAVES[:1])) == shapes(small(QUARTERS, released_quirks=True))
+    assert shapes(small(OCTAVES)) == shapes(small(OCTAVES, paths="full"))
 
 
 def test_a_missing_skip_is_zeros():
@@ -246,9 +269,9 @@ def test_tuple_output_is_the_sample():
     assert_close(prediction, network(state((8, 8)), 7).sample)
 
 
-@pytest.mark.parametrize("released", [False, True])
-def test_saved_and_loaded_networks_are_equal_bit_for_bit(tmp_path, released):
-    network = small(WIDE, num_classes=3, released_quirks=released).eval()
+@pytest.mark.parametrize("options", [{}, {"released_quirks": True}, {"paths": "full"}], ids=str)
+def test_saved_and_loaded_networks_are_equal_bit_for_bit(tmp_path, options):
+    network = small(WIDE, num_classes=3, **options).eval()
     network.save_pretrained(tmp_path)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
     loaded: Any = FlexiUNet.from_pretrained(tmp_path)
@@ -317,6 +340,40 @@ def test_class_labels_are_required_exactly_where_there_are_classes():
         small(num_classes=4)(x, 7, class_labels=torch.tensor([0, 1, 2]))
 
 
+@pytest.mark.parametrize("options", [{}, {"paths": "full"}], ids=str)
+def test_small_pictures_are_enlarged_and_joined_to_the_state_and_their_noise_is_told(options):
+    network = small(condition_size=(6, 5), **options).eval()
+    x, condition, level = state((16, 16)), state((6, 5)), torch.tensor([0.2, 0.7])
+    entrance = (32, 32) if options else (16, 16)
+
+    def predict(condition: Tensor, level: Tensor) -> Tensor:
+        return network(x, 7, (32, 32), condition=condition, condition_noise=level).sample
+
+    seen = inputs_of({"conv_in": network.conv_in}, lambda: predict(condition, level))["conv_in"][0]
+    joined = [nn.functional.interpolate(part, size=entrance, mode="bilinear") for part in (x, condition)]
+    assert_close(seen, torch.cat(joined, dim=1))
+    expected = predict(condition, level)
+    for other in (predict(condition + 0.1, level), predict(condition, level.flip(0))):
+        assert (other - expected).flatten(1).norm(dim=1).min() > 1e-3
+
+
+def test_small_pictures_are_required_exactly_where_they_are_known(tmp_path):
+    x, condition, level = state((8, 8)), state((4, 4)), torch.zeros(2)
+    network = small(condition_size=(4, 4)).eval()
+    with pytest.raises(ValueError, match=r"are missing and the network's condition_size is \(4, 4\)"):
+        network(x, 7)
+    with pytest.raises(ValueError, match="are missing"):
+        network(x, 7, condition=condition)
+    with pytest.raises(ValueError, match="are given and the network's condition_size is None"):
+        small()(x, 7, condition=condition, condition_noise=level)
+    with pytest.raises(ValueError, match=r"have height and width \(8, 8\), not \(4, 4\); resize them"):
+        network(x, 7, condition=x, condition_noise=level)
+    network.save_pretrained(tmp_path)
+    loaded: Any = FlexiUNet.from_pretrained(tmp_path)
+    expected = network(x, 7, condition=condition, condition_noise=level).sample
+    assert torch.equal(loaded(x, 7, condition=condition, condition_noise=level).sample, expected)
+
+
 def test_unknown_and_smaller_sizes_are_refused_with_the_known_ones():
     network = small()
     with pytest.raises(ValueError, match=r"sample has height and width \(12, 12\).*\(32, 32\), \(16, 16\)"):
@@ -344,6 +401,9 @@ def test_unknown_and_smaller_sizes_are_refused_with_the_known_ones():
         ({"blocks_per_level": 0}, "blocks_per_level holds 0"),
         ({"num_classes": 0}, "num_classes holds 0"),
         ({"attention_heads": 5}, "attention_heads 5 does not divide the .* channels"),
+        ({"condition_size": (32, 8)}, r"condition_size \(32, 8\) is no size of smaller pictures than \(32, 32\)"),
+        ({"condition_size": (0, 8)}, r"condition_size \(0, 8\) is no size"),
+        ({"paths": "short"}, 'paths "short" are unknown; use "flexi" or "full"'),
     ],
 )
 def test_configurations_that_make_no_network_are_refused(changes, message):
@@ -351,8 +411,9 @@ def test_configurations_that_make_no_network_are_refused(changes, message):
         small(**changes)
 
 
-def test_half_precision_runs_in_its_own_type():
-    network = small(SESQUI).eval()
+@pytest.mark.parametrize("paths", ["flexi", "full"])
+def test_half_precision_runs_in_its_own_type(paths):
+    network = small(SESQUI, paths=paths).eval()
     x = state((16, 16))
     with torch.no_grad():
         expected = network(x, 500, (24, 24)).sample

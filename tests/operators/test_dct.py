@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scalespace.operators.dct import dct_matrix
+from scalespace.operators.dct import DCTFilter, dct_matrix
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 64])
@@ -30,3 +30,17 @@ def test_a_constant_has_the_lowest_frequency_and_an_alternation_mostly_the_highe
     lowest[0] = math.sqrt(8)
     assert_close(dct_matrix(8) @ constant, lowest, rtol=0, atol=1e-14)
     assert (dct_matrix(8) @ alternation).abs().argmax() == 7
+
+
+def test_a_filter_is_its_own_transpose():
+    M = DCTFilter(torch.linspace(1, 0, 12, dtype=torch.float64).reshape(3, 4))
+    assert M.T is M
+
+
+def test_undoing_a_filter_magnifies_rounding_no_more_than_the_filter_shrank():
+    # One after the other, M and its inverse square would lose twice as many digits.
+    gains = torch.full((8, 8), 1e-3, dtype=torch.float64)
+    gains[0, 0] = 1.0
+    M, x = DCTFilter(gains), torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    undone = M.adjoint_function(lambda e: 1 / e, M(x))
+    assert_close(undone, x, rtol=0, atol=1e3 * 30 * torch.finfo(torch.float32).eps)

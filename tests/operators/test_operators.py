@@ -111,6 +111,19 @@ def test_gram_function_is_the_matrix_function(kind, size, dtype, seed):
 
 
 @every_kind
+@given(size=sizes(3, 7), dtype=random_dtype(), seed=seeds())
+def test_adjoint_function_is_the_adjoint_after_the_matrix_function(kind, size, dtype, seed):
+    M = OPERATORS[kind](size)
+    y = normal(M.out_size, seed, dtype)
+
+    def f(e: torch.Tensor) -> torch.Tensor:
+        return 1 / (1 + e)
+
+    expected = (y.double().flatten(1) @ dense_function(M.T, f) @ dense(M)).unflatten(1, M.in_size)
+    assert_close(M.adjoint_function(f, y).double(), expected, rtol=0, atol=tolerance(dtype, 10.0))
+
+
+@every_kind
 @given(size=sizes(3, 7), seed=seeds())
 def test_square_root_of_a_posterior_covariance_squares_to_it(kind, size, seed):
     # The function of every draw: with 1 - rho lambda_max = 0 its root is not smooth at the end of the spectrum.

@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from benchmarks.bridges import Isotropic
 from tests.strategies import normal
 from torch import Tensor
 
+from scalespace.diffusion.bridges import Isotropic
 from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.solvers import Ancestral
 from scalespace.evaluation.oracle import power_law, sampled_covariance, spectral_covariance

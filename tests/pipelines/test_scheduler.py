@@ -8,7 +8,10 @@ from tests.golden_vectors import golden_case
 from tests.small_models import CHANGE, TIMESTEPS, small_scheduler
 from torch.testing import assert_close
 
+from scalespace.diffusion.degradation import Blurring
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+
+BLUR = {"degradation": "blurring", "sizes": ((8, 8),), "change_points": (), "prediction_type": "epsilon"}
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -81,6 +84,21 @@ def test_fewer_steps_keep_both_points_of_every_change():
     spaced = {round(i * 999 / 49) for i in range(50)}
     assert scheduler.timesteps.tolist() == sorted(spaced | {437, 438, 749, 750, 936, 937}, reverse=True)
     assert scheduler.num_inference_steps == len(scheduler.timesteps) == 56
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "log_snr"])
+def test_of_a_blur_no_point_is_kept_besides(spacing: str):
+    scheduler = small_scheduler(**BLUR, timestep_spacing=spacing)
+    scheduler.set_timesteps(5)
+    assert len(scheduler.timesteps) == 5
+
+
+def test_a_saved_blur_is_the_same_blur(tmp_path):
+    scheduler = small_scheduler(**BLUR, sigma_blur=3.0)
+    scheduler.save_pretrained(tmp_path)
+    loaded = ScaleSpaceScheduler.from_pretrained(tmp_path)
+    assert loaded.process == scheduler.process
+    assert loaded.process.degradation == Blurring((8, 8), TIMESTEPS, 3.0)
 
 
 def test_fewer_steps_are_those_of_the_released_code():
@@ -184,6 +202,13 @@ def test_refuses_a_timestep_that_is_not_in_use():
         ({"prediction_type": "v_prediction", "sigma_data": -1.0}, "sigma_data is -1.0"),
         ({"beta_schedule": "scaled_linear"}, '"scaled_linear" is unknown; use "linear" or'),
         ({"sizes": ((8, 8),)}, "give one size more than change points"),
+        (BLUR | {"sizes": ((8, 8), (4, 4))}, "blurring keeps one resolution, and 2 sizes and 0 change points"),
+        (BLUR | {"change_points": (5,)}, "blurring keeps one resolution, and 1 sizes and 1 change points"),
+        (BLUR | {"prediction_type": "sample"}, 'prediction_type "sample" does not go with blurring'),
+        (BLUR | {"prediction_type": "v_prediction"}, 'prediction_type "v_prediction" does not go with blurring'),
+        (BLUR | {"solver": "multistep"}, 'solver "multistep" needs steps that change nothing but the noise'),
+        (BLUR | {"solver": "corrected"}, 'solver "corrected" needs steps that change nothing but the noise'),
+        (BLUR | {"sigma_blur": -1.0}, "give a blur of 0 or more"),
     ],
 )
 def test_refuses_options_that_make_no_process(options: dict, words: str):

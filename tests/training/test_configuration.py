@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.small_models import small_config
 
+from scalespace.diffusion.degradation import Blurring
 from scalespace.diffusion.loss import ConstantWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.prediction import Epsilon, Sample, Velocity
@@ -27,9 +28,12 @@ def test_every_preset_builds_and_its_name_says_what_it_is(name: str):
         network = build_network(model, scheduler.sizes)
     assert network.sizes == scheduler.sizes
     if name != "tiny":
-        pixels, levels = name.removeprefix("celeba").removeprefix("imagenet").removesuffix("l").split("-")
+        pixels, levels = name.lstrip("abcdefghijklmnopqrstuvwxyz").removesuffix("l").split("-")
         assert scheduler.sizes == tuple((int(pixels) >> level,) * 2 for level in range(int(levels)))
         assert scheduler.process.timesteps == 1000
+    # The paper's behaviour is a preset away.
+    paper = name.startswith(("celeba", "imagenet"))
+    assert (model.process.shifted, model.solver) == ((False, "ancestral") if paper else (True, "corrected"))
     assert network.num_classes == (1000 if name.startswith("imagenet") else None)
 
 
@@ -74,8 +78,22 @@ def test_odd_pictures_halve_rounding_down():
 
 
 def test_betas_reach_the_noise_schedule():
-    noise = build_scheduler(_process(timesteps=100, beta_start=0.01, beta_end=0.2)).process.noise
+    noise = build_scheduler(_process(timesteps=100, beta_start=0.01, beta_end=0.2, shifted=False)).process.noise
     assert noise == LinearBeta(100, 0.01, 0.2)
+
+
+def test_a_blur_is_a_degradation_of_one_level():
+    process = ProcessConfig((8, 12), levels=1, degradation="blurring", sigma_blur=3.0, timesteps=20, beta_end=0.5)
+    model = ModelConfig(process, prediction="epsilon", solver="ddim")
+    scheduler = build_scheduler(model)
+    assert scheduler.process.degradation == Blurring((8, 12), 20, 3.0)
+    assert isinstance(scheduler.prediction, Epsilon)
+    with pytest.raises(UserError, match=r"blurring keeps one resolution, and 4 sizes .*--process\.levels 1"):
+        build_scheduler(replace(model, process=replace(process, levels=4, image_size=(64, 64))))
+    with pytest.raises(UserError, match=r'"sample" does not go with blurring.*--prediction epsilon'):
+        build_scheduler(replace(model, prediction="sample"))
+    with pytest.raises(UserError, match=r'"corrected" needs steps that .*use "ancestral" or "ddim"'):
+        build_scheduler(replace(model, solver="corrected"))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +174,7 @@ def test_the_weight_is_the_one_that_is_named(name: str, weight, tmp_path):
 
 
 def test_the_weight_may_be_that_of_the_noise_before_its_shift(tmp_path):
-    process = replace(small_config(tmp_path).process, shifted=True)
+    process = small_config(tmp_path).process
     own, base = (small_config(tmp_path, process=process, weight="snr", weight_snr=snr) for snr in ("own", "base"))
     scheduler, t = build_scheduler(own), torch.arange(1, 21)
     low = scheduler.process.degradation.change_points[0]

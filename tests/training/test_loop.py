@@ -447,14 +447,6 @@ def test_more_classes_than_the_network_has_are_refused(pictures, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_share_of_changes_without_changes_is_refused_before_anything_is_written(tmp_path):
-    config = small_config(tmp_path / "run", data="nowhere", change_share=0.1)
-    process = type(config.process)((8, 8), levels=1, timesteps=20)
-    with pytest.raises(UserError, match="at 0 resolution changes"):
-        train(TrainConfig(**{**vars(config), "process": process}))
-    assert not (tmp_path / "run").exists()
-
-
 def test_losses_reach_the_tracker(tmp_path):
     pytest.importorskip("tensorboard")
     run = train(small_config(tmp_path, max_steps=2, tracker="tensorboard"))

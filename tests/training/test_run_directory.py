@@ -68,6 +68,16 @@ def test_a_different_run_is_refused_by_the_name_of_the_difference(changes: dict,
     assert _names(run.path) == ["run.json"]
 
 
+@pytest.mark.parametrize(("option", "value"), [("network", {"dropout": 0.5}), ("change_share", 0.5)])
+def test_an_option_that_a_run_does_not_know_yet_has_its_default_there(option: str, value, tmp_path, run):
+    written = json.loads((run.path / "run.json").read_text())
+    del written["network"]["dropout"], written["change_share"], written["weight"]
+    (run.path / "run.json").write_text(json.dumps(written))
+    assert RunDirectory(small_config(run.path), "data").path == run.path
+    with pytest.raises(UserError, match=f"holds a different run: {option}"):
+        RunDirectory(small_config(run.path, **{option: value}), "data")
+
+
 def test_a_directory_can_be_checked_before_the_data_are_known(tmp_path, run):
     assert RunDirectory(small_config(run.path), None).path == run.path
     with pytest.raises(UserError, match="holds a different run: seed is 0 there and 5 here"):

@@ -82,11 +82,9 @@ def test_refuses_a_share_that_is_none(share: float):
         TimeSampler(small_scheduler().process, share)
 
 
-def test_refuses_a_share_where_no_resolution_changes():
-    process = small_scheduler(sizes=((8, 8),), change_points=()).process
-    with pytest.raises(ValueError, match="at 0 resolution changes"):
-        TimeSampler(process, 0.1)
-    assert [len(group) for group in TimeSampler(process, 0.0).groups] == [TIMESTEPS]
+def test_a_share_has_no_effect_where_no_resolution_changes():
+    process = ScaleSpaceScheduler(sizes=((8, 8),), change_points=()).process
+    assert TimeSampler(process, 0.5).probabilities.tolist() == [1.0]
 
 
 def test_weights_make_up_for_the_share_of_changes():
@@ -97,7 +95,7 @@ def test_weights_make_up_for_the_share_of_changes():
     assert expected == pytest.approx([len(group) / process.timesteps for group in weighted.groups])
 
 
-def test_of_a_growing_blur_every_grid_point_is_a_group_and_no_change_of_resolution():
-    times = TimeSampler(ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12)))
-    assert [(group.first, group.last) for group in times.groups] == [(t, t) for t in range(1, 13)]
-    assert not any(group.is_change for group in times.groups)
+def test_a_growing_blur_changes_no_resolution_so_all_its_times_are_one_group():
+    process = ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12))
+    (group,) = TimeSampler(process).groups
+    assert (group.first, group.last, group.is_change) == (1, 12, False)

@@ -48,6 +48,36 @@ class Degradation(ABC):
             ValueError: If not 0 <= s <= t <= T.
         """
 
+    @property
+    def jumps(self) -> tuple[int, ...]:
+        """The change points that samplers cross in a single step, and that no batch has on both sides.
+
+        All of them, unless the map changes little by little; then ``operators`` has to tell the maps of a batch apart.
+        """
+        return self.change_points
+
+    def operators(self, s: Tensor, t: Tensor) -> LinearOperator:
+        """M_{s->t} on a batch, where every picture has grid points of its own.
+
+        Args:
+            s: Grid points, shape (B,).
+            t: Grid points, shape (B,), s <= t for every picture.
+
+        Returns:
+            An operator on pictures of shape (B, C, H, W).
+
+        Raises:
+            ValueError: If there is a jump between the points of different pictures, or not 0 <= s <= t <= T.
+        """
+        for points in (s, t):
+            first, last = int(points.min()), int(points.max())
+            if any(first < jump <= last for jump in self.jumps):
+                raise ValueError(
+                    f"grid points {first} and {last} of one batch differ in resolution or blur, "
+                    f"{self.size(first)} and {self.size(last)}; group a batch by change points"
+                )
+        return self.operator(int(s.min()), int(t.min()))
+
 
 @dataclass(frozen=True)
 class Unchanged(Degradation):
@@ -205,6 +235,11 @@ class Blurring(Degradation):
         """Every grid point but 0."""
         return tuple(range(1, self.timesteps + 1))
 
+    @property
+    def jumps(self) -> tuple[int, ...]:
+        """None: the blur grows little by little."""
+        return ()
+
     def size(self, t: int) -> Size:
         return self.image_size
 
@@ -214,9 +249,15 @@ class Blurring(Degradation):
             return Identity(self.image_size)
         return DCTFilter(self.gains(t) / self.gains(s))
 
-    def gains(self, t: int) -> Tensor:
-        """d_t, shape (H, W), float64, lowest frequency first."""
-        blur = self.sigma_blur * math.sin(math.pi * t / (2 * self.timesteps)) ** 2
+    def operators(self, s: Tensor, t: Tensor) -> LinearOperator:
+        for first, last in zip(s.tolist(), t.tolist(), strict=True):
+            _check_order(first, last, self.timesteps)
+        return DCTFilter((self.gains(t) / self.gains(s))[:, None])
+
+    def gains(self, t: int | Tensor) -> Tensor:
+        """d_t, shape (H, W), float64, lowest frequency first; for grid points of shape (B,), shape (B, H, W)."""
+        points = torch.as_tensor(t, dtype=torch.float64, device="cpu")[..., None, None]
+        blur = self.sigma_blur * torch.sin(math.pi * points / (2 * self.timesteps)) ** 2
         height, width = (math.pi * torch.arange(side, dtype=torch.float64) / side for side in self.image_size)
         decay = torch.exp(-(height[:, None] ** 2 + width[None, :] ** 2) * blur**2 / 2)
         return (1 - self.smallest_gain) * decay + self.smallest_gain

@@ -109,7 +109,7 @@ def divided_grid(process: ScaleSpaceProcess, counts: Grid, first: float = 0.4, t
 
 def calls_by_level(process: ScaleSpaceProcess, grid: Grid) -> Grid:
     """How many points of a grid lie in each level, the highest resolution first."""
-    bounds = (1, *process.degradation.change_points, process.timesteps + 1)
+    bounds = (1, *process.degradation.jumps, process.timesteps + 1)
     return tuple(sum(first <= t < after for t in grid) for first, after in pairwise(bounds))
 
 
@@ -127,5 +127,5 @@ def _levels(process: ScaleSpaceProcess, tilt: float) -> list[tuple[int, Tensor]]
     table = process.noise.log_snr_table
     steps = -table[1:].diff() * (tilt * table[1:-1]).exp()
     way = torch.cat([steps.new_zeros(2), -steps.cumsum(0)])
-    bounds = (1, *process.degradation.change_points, process.timesteps + 1)
+    bounds = (1, *process.degradation.jumps, process.timesteps + 1)
     return [(start, way[start:after]) for start, after in pairwise(bounds)]

@@ -3,18 +3,21 @@
 With M = M_{s->t}, x_t = alpha_t M x0_s + sigma_t eps, and x0_s the clean image at the resolution that the step goes to,
 
     Sample        x0_s = F, the paper's.
-    Epsilon       x0_s = (M^+ x_t - sigma_t F) / alpha_t, with M^+ the pseudo-inverse of M; for M the identity F is eps.
+    Epsilon       x0_s = (M^+ x_t - sigma_t N F) / alpha_t, with M^+ the pseudo-inverse of M and N = (M^T M)^(-1/2) where M
+                  sees something, the identity where it does not. For M the identity or a blur F is eps, wherever the step
+                  goes; at a change of resolution it is eps carried up by the isometry M^T (M M^T)^(-1/2), as DDIM does.
     Velocity(d)   x0_s = W x_t - c F,  W = alpha_t d^2 M^T (alpha_t^2 d^2 M M^T + sigma_t^2)^-1,
                   c = sigma_t d / (alpha_t^2 d^2 + sigma_t^2)^(1/2).
                   W is the best linear guess for white pictures of standard deviation d, so F has only what that guess
                   leaves. For M the identity F is v = alpha_t eps - sigma_t x_0 with d = 1, and the (negative) output of the
                   preconditioned network of EDM with d = 0.5.
 
-Epsilon divides by alpha_t, and at a change of resolution by the singular values of M: it suits DDPM and blurring, where the
-paper's sources use it, and not states that are nearly noise.
+Epsilon divides by alpha_t and by the singular values of M: it suits DDPM and blurring, and not states that are nearly noise.
+Of a blur only Epsilon's F does not depend on s, which a network is not told.
 
-Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Salimans and Ho 2022, v
-(arXiv 2202.00512); Karras et al. 2022, EDM, eq. 7 (arXiv 2206.00364). The extension of the last two to any M is ours.
+Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Hoogeboom and Salimans 2022,
+Blurring Diffusion Models (arXiv 2209.05557); Salimans and Ho 2022, v (arXiv 2202.00512); Karras et al. 2022, EDM, eq. 7
+(arXiv 2206.00364). The extension to changes of resolution is ours.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scalespace.diffusion.noise import NoiseSchedule
@@ -75,13 +79,14 @@ class Sample(Prediction):
 
 @dataclass(frozen=True)
 class Epsilon(Prediction):
-    """The noise in x_t."""
+    """The noise in x_t, carried up where the resolution changes."""
 
     def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
         alpha, sigma = self._levels(t)
         floor = _KERNEL * M.norm_squared()
-        inverse = M.adjoint(M.T.gram_function(lambda e: (e > floor) / e.clamp_min(floor), x_t))
-        return _of(1 / alpha, output) * inverse - _of(sigma / alpha, output) * output
+        inverse = M.adjoint_function(lambda e: (e > floor) / e.clamp_min(floor), x_t)
+        carried = M.gram_function(lambda e: torch.where(e > floor, e.clamp_min(floor).rsqrt(), 1.0), output)
+        return _of(1 / alpha, output) * inverse - _of(sigma / alpha, output) * carried
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Velocity(Prediction):
     def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
         alpha, sigma = self._levels(t)
         signal, noise = (alpha * self.sigma_data) ** 2, sigma**2
-        guess = M.adjoint(M.T.gram_function(lambda e: alpha * self.sigma_data**2 / (signal * e + noise), x_t))
+        guess = M.adjoint_function(lambda e: alpha * self.sigma_data**2 / (signal * e + noise), x_t)
         return guess - _of(sigma * self.sigma_data / (signal + noise) ** 0.5, output) * output
 
 

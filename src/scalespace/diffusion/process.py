@@ -71,7 +71,7 @@ class ScaleSpaceProcess:
         return self.degradation.size(t)
 
     def margins(self) -> dict[int, float]:
-        """SNR_s / (SNR_t lambda_max(M M^T)) of every resolution change s = t - 1 to t, by t; valid from 1 up."""
+        """SNR_s / (SNR_t lambda_max(M M^T)) of every change from s = t - 1 to t, by t; valid from 1 up."""
         return {
             t: self.noise.snr(t - 1) / (self.noise.snr(t) * self._norms_squared[t])
             for t in self.degradation.change_points
@@ -82,22 +82,16 @@ class ScaleSpaceProcess:
 
         Args:
             x_0: Clean image, shape (B, C, H, W) with (H, W) = r(0).
-            t: Grid point, 0..T; or one for each picture of the batch, shape (B,), all of one M_{0->t}.
+            t: Grid point, 0..T; or one for each picture of the batch, shape (B,), with no jump of the degradation between them.
 
         Returns:
             Gaussian over (B, C, h, w) with (h, w) = r(t).
 
         Raises:
-            ValueError: If x_0 is not of size r(0), or the grid points differ in resolution or blur.
+            ValueError: If x_0 is not of size r(0), or a jump lies between the grid points.
         """
         self._check_size(x_0, 0, "x_0")
-        first, last = (t, t) if isinstance(t, int) else (int(t.min()), int(t.max()))
-        if any(first < change <= last for change in self.degradation.change_points):
-            raise ValueError(
-                f"grid points {first} and {last} of one batch differ in resolution or blur, "
-                f"{self.size(first)} and {self.size(last)}; group a batch by change points"
-            )
-        M = self.degradation.operator(0, first)
+        M = self.degradation.operator(0, t) if isinstance(t, int) else self.degradation.operators(0 * t, t)
         x_0t = M(x_0)
         return Gaussian(
             _like(self.noise.alpha(t), x_0) * x_0t,

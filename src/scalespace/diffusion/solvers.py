@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,10 +34,18 @@ from torch import Tensor
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.operators.linear import Identity
 
-__all__ = ["DDIM", "Ancestral", "Corrected", "Multistep"]
+__all__ = ["DDIM", "Ancestral", "Corrected", "Multistep", "Solver"]
 
 # Eigenvalues of M M^T below this share of the largest count as the kernel of M.
 _KERNEL = 1e-10
+
+
+class Solver(Protocol):
+    """One step of sampling, linear in state, prediction and noise together."""
+
+    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """x_s from x_t, the predicted x0_s and white noise of its shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class DDIM:
             return torch.where(e > floor, g, 0.0)
 
         eps_t = (x_t - alpha(t) * M(x0_s)) / sigma(t)
-        carried = M.adjoint(M.T.gram_function(lambda e: kept(e) * e.clamp_min(floor).rsqrt(), eps_t))
+        carried = M.adjoint_function(lambda e: kept(e) * e.clamp_min(floor).rsqrt(), eps_t)
         fresh = M.gram_function(lambda e: (1 - kept(e) ** 2).clamp_min(0).sqrt(), noise)
         return alpha(s) * x0_s + sigma(s) * (carried + fresh)
 

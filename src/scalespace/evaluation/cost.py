@@ -202,7 +202,7 @@ def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -
     spectrum = measure(theirs.image_size)
     schedule, ours = spectral_schedule(model, spectrum), build_scheduler(with_data(model, spectrum))
     changes = zip(
-        *(scheduler.process.degradation.change_points for scheduler in (ours, theirs)),
+        *(scheduler.process.degradation.jumps for scheduler in (ours, theirs)),
         strict=True,
     )
     octaves = tuple(
@@ -279,7 +279,13 @@ def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
     sample = torch.empty(1, network.config.in_channels, *size, device=device)  # pyright: ignore[reportAttributeAccessIssue]
     time = torch.zeros(1, dtype=torch.int64, device=device)
     labels = time if network.config.num_classes is not None else None  # pyright: ignore[reportAttributeAccessIssue]
+    conditions = {}
+    if network.condition_size is not None:
+        conditions = {
+            "condition": torch.empty(1, sample.shape[1], *network.condition_size, device=device),
+            "condition_noise": torch.zeros(1, device=device),
+        }
     # The counter does not know the fused attention of every device, and counts its matrix products everywhere.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        network(sample, time, target_size, labels)
+        network(sample, time, target_size, labels, **conditions)
     return counter.get_total_flops() / 1e9

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.denoiser import GaussianMixture, GaussianMixtureDenoiser
+from scalespace.diffusion.solvers import Solver
 from scalespace.evaluation.mixture import (
     log_likelihood,
     mixture_moments,
     sample_mixture,
     sliced_wasserstein_squared,
 )
-from scalespace.evaluation.oracle import Solver, frechet_distance_squared
+from scalespace.evaluation.oracle import frechet_distance_squared
 
 __all__ = ["Estimate", "MixtureErrors", "draw_chain", "mixture_errors"]
 

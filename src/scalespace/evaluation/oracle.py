@@ -17,17 +17,16 @@ the DCT basis stand for natural pictures, Field 1987.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from scalespace.diffusion.denoiser import GaussianDenoiser
+from scalespace.diffusion.solvers import Solver
 from scalespace.operators.dct import dct_matrix
 from scalespace.operators.linear import Size
 
 __all__ = [
-    "Solver",
     "chain_covariance",
     "frechet_distance_squared",
     "lorentzian",
@@ -36,14 +35,6 @@ __all__ = [
     "sampled_covariance",
     "spectral_covariance",
 ]
-
-
-class Solver(Protocol):
-    """One step of sampling, linear in state, prediction and noise together."""
-
-    def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-        """x_s from x_t, the predicted x0_s and white noise of its shape."""
-        ...
 
 
 def power_law(size: Size, exponent: float = 2.0, mean: float = 0.25) -> Tensor:

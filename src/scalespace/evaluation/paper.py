@@ -1,10 +1,10 @@
 """The paper's tables, computed again: ``scalespace reproduce TABLE``.
 
-A table is a function from a request to a ``Table``, entered in ``TABLES``.
+A table is a function from a request to a ``Table``, entered in ``TABLES``. Those in ``JOBS`` draw from models that are trained
+for them. At the paper's own scale that takes days, so the pictures are checked and the cost is told before anything starts.
 
-``gflops`` is the GFLOPs column of the paper's main table. Counted in the released layout, whose decoder leaves its last block
-out (the plain U-Net of DDPM leaves none out), ours are up to 1.3 % above what is printed. Without the two matrix products of
-every attention, Q K^T and that with V, all twelve agree to the printed digit, so the authors' counter evidently missed them.
+A training step is counted as three calls of the network, the backward pass costing two, and time as operations over a
+throughput. By the paper's own hours and GFLOPs an H100 makes 78 to 91 TFLOP/s in training.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 """
@@ -12,180 +12,42 @@ Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from scalespace.errors import UserError
-from scalespace.evaluation.cost import path_gflops
+from scalespace.evaluation.evaluate import INCEPTION_VARIABLE
+from scalespace.evaluation.experiment_data import CELEBA, IMAGENET, check_data
+from scalespace.evaluation.experiments import Experiments
+from scalespace.evaluation.features import BuiltInFeatures, FeatureExtractor, InceptionFeatures
+from scalespace.evaluation.paper_gflops import Counted, average_gflops, gflops, picture_gflops
+from scalespace.evaluation.paper_information import information
+from scalespace.evaluation.paper_tables import JOBS, anisotropic, architecture, main, schedules, steps
 from scalespace.evaluation.provenance import Provenance
-from scalespace.evaluation.table import Column, Table
-from scalespace.operators.linear import Size
-from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import ModelConfig, NetworkConfig, preset
-from scalespace.training.time_sampling import TimeSampler
+from scalespace.evaluation.request import Request
+from scalespace.evaluation.scale import PAPER, TINY, Reproduction, Scale
+from scalespace.evaluation.table import Cell, Column, Table
 
-__all__ = ["TABLES", "AverageGFLOPs", "Request", "average_gflops", "gflops", "paper_table"]
+__all__ = ["TABLES", "cost", "paper_table", "reproduce"]
 
-Counted = dict[tuple[NetworkConfig, bool, Size, Size], tuple[float, float]]
-"""GFLOPs of paths, and those of attention's products in them, by network, released_quirks, size and target size."""
+_FOLDER = "runs/reproduce"
+_PASSES = 3  # forward passes that a training step costs
 
-_BAR_DELAY = 2.0  # seconds without a bar
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a table is made from.
-
-    Args:
-        provenance: Goes into the table.
-        progress: Whether what takes over two seconds shows a bar on stderr.
-    """
-
-    provenance: Provenance
-    progress: bool = True
-
-
-@dataclass(frozen=True)
-class AverageGFLOPs:
-    """GFLOPs of a call for one picture, a multiply-add counted as two, averaged over all grid points.
-
-    Args:
-        all: Everything that torch's counter sees.
-        products: Of these, the products of attention: Q K^T, and its product with V.
-    """
-
-    all: float
-    products: float
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A model of the paper's main table.
-
-    Args:
-        data: Data set and size.
-        preset: Gives the network; levels are set beside it.
-        levels: Of the process; None is the plain U-Net of DDPM.
-        printed: By the paper; None where it prints nothing.
-    """
-
-    data: str
-    preset: str
-    levels: int | None
-    printed: float | None = None
-
-
-_ROWS = (
-    _Row("CelebA 64", "celeba64-1l", None, 60.05),
-    _Row("CelebA 64", "celeba64-1l", 1),
-    _Row("CelebA 64", "celeba64-2l", 2, 50.61),
-    _Row("CelebA 64", "celeba64-4l", 3, 44.27),
-    _Row("CelebA 64", "celeba64-4l", 4, 38.48),
-    _Row("CelebA 128", "celeba128-3l", None, 132.30),
-    _Row("CelebA 128", "celeba128-3l", 1),
-    _Row("CelebA 128", "celeba128-3l", 3, 87.38),
-    _Row("CelebA 128", "celeba128-5l", 5, 66.72),
-    _Row("CelebA 256", "celeba256-3l", None, 497.03),
-    _Row("CelebA 256", "celeba256-3l", 1),
-    _Row("CelebA 256", "celeba256-3l", 3, 317.36),
-    _Row("CelebA 256", "celeba256-4l", 4, 272.98),
-    _Row("CelebA 256", "celeba256-6l", 5, 237.70),
-    _Row("CelebA 256", "celeba256-6l", 6, 209.69),
-    _Row("ImageNet 64", "imagenet64-2l", None),
-    _Row("ImageNet 64", "imagenet64-2l", 2),
-    _Row("ImageNet 64", "imagenet64-2l", 4),
-)
-
-_COLUMNS = (
-    Column("data", "data"),
-    Column("method", "method"),
-    Column("preset", "preset"),
-    Column("paper", "paper", ".2f"),
-    Column("published_layout", "published layout", ".2f"),
-    Column("deviation", "deviation", "+.2%"),
-    Column("without_products", "without attention's products", ".2f"),
-    Column("last_block_runs", "last block runs", ".2f"),
-)
-
-_NOTES = (
-    "GFLOPs of a call for one picture, averaged over all 1000 grid points; a multiply-add counts as two.",
-    "Published layout: of DDPM the plain U-Net; of SSD the released code's Flexi-UNet, whose decoder never runs the last "
-    "block of its level (--released-quirks). Deviation: of this column from the paper's.",
-    "Without attention's products: the same layout without Q K^T and the product with V. These are the paper's figures to the "
-    "last printed digit, so its counter evidently missed those products.",
-    "Last block runs: this package's default layout.",
-    "The paper prints no figure for SSD with one level and for ImageNet. The ImageNet preset is conditioned on classes, "
-    "which costs no GFLOPs.",
-)
-
-
-def gflops(request: Request) -> Table:
-    """The GFLOPs column of the paper's main table beside ours, in the published layout and in the one that is whole."""
-    rows, counted = [], {}
-    bar = tqdm(
-        _ROWS,
-        desc="counting",
-        unit=" models",
-        delay=_BAR_DELAY,
-        disable=not request.progress,
-        file=sys.stderr,
-    )
-    for row in bar:
-        model = preset(row.preset)
-        model = replace(model, process=replace(model.process, levels=row.levels or 1))
-        whole = average_gflops(model, counted)
-        published = whole if row.levels is None else average_gflops(replace(model, released_quirks=True), counted)
-        rows.append(
-            (
-                row.data,
-                "DDPM" if row.levels is None else f"SSD ({row.levels}L)",
-                row.preset,
-                row.printed,
-                published.all,
-                None if row.printed is None else published.all / row.printed - 1,
-                published.all - published.products,
-                whole.all,
-            )
-        )
-    title = "GFLOPs of the paper's main table"
-    return Table("gflops", title, _COLUMNS, tuple(rows), _NOTES, request.provenance)
-
-
-def average_gflops(model: ModelConfig, counted: Counted | None = None) -> AverageGFLOPs:
-    """Count a model's average call, without allocating it.
-
-    Args:
-        model: Process and network.
-        counted: Paths that were counted before, to be used and added to. A path through a network costs the same whatever other
-            levels there are.
-
-    Raises:
-        UserError: If the parts of the model do not fit each other.
-    """
-    counted = {} if counted is None else counted
-    scheduler = build_scheduler(model)
-    with torch.device("meta"):
-        network = build_network(model, scheduler.sizes)
-    total = products = 0.0
-    for group in TimeSampler(scheduler.process).groups:
-        path = (model.network, model.released_quirks, group.size, group.target_size)
-        if path not in counted:
-            with FlopCounterMode(display=False) as counter:
-                of_path = path_gflops(network, group.size, group.target_size)
-            # Nothing but attention multiplies batches of matrices.
-            counted[path] = of_path, counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0) / 1e9
-        share = (group.last - group.first + 1) / scheduler.process.timesteps
-        total += share * counted[path][0]
-        products += share * counted[path][1]
-    return AverageGFLOPs(total, products)
-
-
-TABLES: dict[str, Callable[[Request], Table]] = {"gflops": gflops}
+TABLES: dict[str, Callable[[Request], Table]] = {
+    "main": main,
+    "architecture": architecture,
+    "schedules": schedules,
+    "anisotropic": anisotropic,
+    "steps": steps,
+    "information": information,
+    "gflops": gflops,
+}
 """What can be reproduced, by name."""
 
 
@@ -196,6 +58,132 @@ def paper_table(name: str) -> Callable[[Request], Table]:
         UserError: If there is none of that name; it names the nearest ones.
     """
     if name not in TABLES:
-        near = difflib.get_close_matches(name, TABLES, n=3, cutoff=0.4) or list(TABLES)
+        near = difflib.get_close_matches(name, TABLES, n=3, cutoff=0.5) or list(TABLES)
         raise UserError(f'there is no table "{name}"; did you mean {" or ".join(near)}?')
     return TABLES[name]
+
+
+def reproduce(
+    name: str,
+    options: Reproduction,
+    provenance: Provenance,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    scale: Scale | None = None,
+) -> Table:
+    """Make a table, and write it if there is a folder for it.
+
+    Args:
+        name: Of the table.
+        options: What the user chose.
+        provenance: Goes into the table; the seed is added where something is drawn.
+        device: Pictures are drawn on it.
+        progress: Whether to show bars and lines on stderr.
+        scale: Other settings than those that the options name.
+
+    Raises:
+        UserError: If there is no such table, the pictures are missing, too few or not what the scale needs, Inception is
+            missing, or the cost has been told and not yet been agreed to.
+    """
+    make = paper_table(name)
+    scale = scale or (TINY if options.scale == "tiny" else PAPER[options.dataset])
+    request = Request(provenance, progress, scale, options.data)
+    folder = options.output
+    if name in JOBS:
+        folder = folder or _FOLDER
+        request = replace(request, provenance=replace(provenance, seed=options.seed))
+        experiments = _experiments(name, options, request, Path(folder), device)
+        request = replace(request, experiments=experiments)
+    table = make(request)
+    if folder is not None:
+        files = table.write(Path(folder))
+        try:
+            files += table.draw(Path(folder))
+        except ImportError:
+            _say(request, "no figure: matplotlib is not installed (pip install scale-space-diffusion[plot])")
+        if name in JOBS:
+            _say(request, f"written: {', '.join(map(str, files))}")
+    return table
+
+
+def cost(name: str, scale: Scale, tflops: float, provenance: Provenance) -> Table:
+    """What the models and the pictures of a table cost, from nothing.
+
+    Args:
+        name: Of the table, one of ``JOBS``.
+        scale: The settings.
+        tflops: TFLOP/s that the machine makes.
+        provenance: Goes into the table.
+    """
+    counted: Counted = {}
+    rows: list[tuple[Cell, ...]] = []
+    trained: set[str] = set()
+    total = 0.0
+    for arm, sampler in JOBS[name](scale):
+        config, gflops_a_call = arm.config, average_gflops(arm.config, counted).all
+        training = 0.0
+        if arm.name not in trained:
+            training = _PASSES * gflops_a_call * config.batch_size * config.max_steps / 1e9
+            trained.add(arm.name)
+        drawing = picture_gflops(arm.config, sampler, counted) * scale.samples / 1e9
+        hours = (training + drawing) * 1e6 / tflops / 3600
+        total += hours
+        size = (config.max_steps, config.batch_size) if training else (None, None)
+        rows.append((arm.name, *size, gflops_a_call, training or None, sampler.name, drawing, hours))
+    rows.append(("all", None, None, None, None, "", None, total))
+    columns = (
+        Column("model", "model"),
+        Column("steps", "training steps", ","),
+        Column("batch", "batch"),
+        Column("gflops", "GFLOPs a call", ".2f"),
+        Column("training", "training, EFLOP", ".3g"),
+        Column("sampler", "sampler"),
+        Column("drawing", f"{scale.samples:,} pictures, EFLOP", ".3g"),
+        Column("hours", "hours", ".3g"),
+    )
+    notes = (
+        f"At {tflops:g} TFLOP/s (--tflops); features and decoding of pictures come on top. The paper's own hours amount to "
+        "78 to 91 TFLOP/s on an H100.",
+        "What an earlier run with the same --output has trained or drawn costs nothing again.",
+    )
+    return Table("cost", f"Cost of the table {name} on {scale.pictures}", columns, tuple(rows), notes, provenance)
+
+
+def _experiments(
+    name: str, options: Reproduction, request: Request, folder: Path, device: torch.device | str
+) -> Experiments:
+    scale, data = request.scale, request.needs_data()
+    extractor: FeatureExtractor = BuiltInFeatures(device)
+    if options.scale == "paper":
+        if options.heldout is not None:
+            raise UserError("--heldout is of --scale tiny; the paper compares with the training pictures")
+        if not options.tflops > 0:
+            raise UserError(f"--tflops is {options.tflops}; give a number above 0")
+        check_data(data, IMAGENET if options.dataset.startswith("imagenet") else CELEBA)
+        weights = options.inception_weights or os.environ.get(INCEPTION_VARIABLE)
+        if weights is None:
+            raise UserError(
+                "the paper's FID needs Inception; give the path of inception-2015-12-05.pt by --inception-weights"
+            )
+        # The rule of the first FID, and of the code that the paper builds on.
+        extractor = InceptionFeatures(weights, "legacy", device)
+        told = cost(name, scale, options.tflops, request.provenance)
+        tqdm.write(f"{told.as_markdown()}\n", file=sys.stderr)
+        if not options.yes:
+            raise UserError("nothing has been started; give --yes to start at that cost")
+    return Experiments(
+        scale,
+        data,
+        folder / f"{scale.name}-seed{options.seed}",
+        extractor,
+        heldout=options.heldout,
+        seed=options.seed,
+        device=device,
+        progress=request.progress,
+    )
+
+
+def _say(request: Request, line: str) -> None:
+    if request.progress:
+        tqdm.write(line, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Table:
         rows: From top to bottom, each with a cell for every column.
         notes: Sentences that a reader needs beside the numbers.
         provenance: Where the numbers come from.
+        figure: Draws the table into a picture file, where it is also a figure.
 
     Raises:
         ValueError: If a row has not as many cells as there are columns.
@@ -60,6 +61,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
     provenance: Provenance
+    figure: Callable[[Table, Path], None] | None = None
 
     def __post_init__(self):
         for number, row in enumerate(self.rows):
@@ -105,6 +107,26 @@ class Table:
         paths = folder / f"{self.name}.md", folder / f"{self.name}.json"
         for path, text in zip(paths, (self.as_markdown(), self.as_json()), strict=True):
             write_text(path, text)
+        return paths
+
+    def draw(self, folder: Path) -> tuple[Path, ...]:
+        """Draw NAME.png and NAME.svg, if the table is also a figure.
+
+        Args:
+            folder: Made if absent; older files of these names are replaced.
+
+        Returns:
+            Their paths; none if it is no figure.
+
+        Raises:
+            ImportError: If matplotlib is not installed (extra ``plot``).
+            UserError: If they cannot be written.
+        """
+        if self.figure is None:
+            return ()
+        paths = folder / f"{self.name}.png", folder / f"{self.name}.svg"
+        for path in paths:
+            self.figure(self, path)
         return paths
 
 

@@ -12,6 +12,9 @@ the skip of the downsampling that it stands in for. No picture is resized before
 powers of two apart nor square: the decoder goes up to the very size that the encoder had, and above the entrance to
 sizes counted down from the target's.
 
+The baseline is the same network with ``paths="full"``, a U-Net as every one is: the state is resized up to the full resolution
+before it enters, all levels run, and the output is resized down to the target's size.
+
 Source: Mukhopadhyay, Udhayanan, Shrivastava, Scale Space Diffusion, CVPR 2026, https://arxiv.org/abs/2603.08709,
 section on Flexi-UNet; the blocks are ADM's (https://arxiv.org/abs/2105.05233).
 """
@@ -44,6 +47,9 @@ from scalespace.networks.blocks import (
 __all__ = ["FlexiUNet", "FlexiUNetOutput", "network_levels"]
 
 Size = tuple[int, int]
+
+# Levels of noise in [0, 1] are embedded like times in 0..1000.
+_CONDITION_TIME = 1000.0
 
 
 @dataclass
@@ -95,10 +101,14 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         released_quirks: Reproduce the paper's released code, for its checkpoints: the last decoder block of the
             target's level never runs, an input on its way to the full resolution is resized up first, and the adapted
             input of a lower level is no skip.
+        paths: "flexi", or "full" to run every level at the full resolution whatever the input needs.
+        condition_size: (height, width) of smaller pictures to condition on, which are enlarged and joined to the state (the
+            second model of a cascade, Ho et al. 2021, https://arxiv.org/abs/2106.15282); None for none.
 
     Raises:
         ValueError: If the sizes do not decrease or need more levels than there are multipliers, if a number is below 1 or
-            base_channels odd, or if the heads do not divide the channels of a level with attention.
+            base_channels odd, if the heads do not divide the channels of a level with attention, if `paths` is unknown, or
+            if pictures to condition on are no smaller than the largest size.
     """
 
     _supports_gradient_checkpointing = True
@@ -117,6 +127,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         num_classes: int | None = None,
         released_quirks: bool = False,
+        paths: str = "flexi",
+        condition_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.sizes = _checked_sizes(sizes)
@@ -131,6 +143,16 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             )
         if base_channels < 2 or base_channels % 2:
             raise ValueError(f"base_channels is {base_channels}; it must be positive and even, for sines and cosines")
+        if paths not in ("flexi", "full"):
+            raise ValueError(f'paths "{paths}" are unknown; use "flexi" or "full"')
+        self.condition_size = None if condition_size is None else tuple(int(side) for side in condition_size)
+        if self.condition_size is not None and (
+            min(self.condition_size) < 1 or any(c >= s for c, s in zip(self.condition_size, self.sizes[0], strict=True))
+        ):
+            raise ValueError(
+                f"condition_size {self.condition_size} is no size of smaller pictures than {self.sizes[0]}; "
+                "give a height and a width below those"
+            )
         counts = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -145,6 +167,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         # JSON has no tuples, so a loaded configuration holds lists; one form makes configurations comparable.
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks
+        self.full = paths == "full"
         self.num_classes = num_classes
         self.base_channels = base_channels
         self.blocks_per_level = blocks_per_level
@@ -164,6 +187,12 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             nn.Linear(base_channels, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels)
         )
         self.class_embedding = nn.Embedding(num_classes, embedding_channels) if num_classes is not None else None
+        if self.condition_size is not None:
+            self.condition_mlp = nn.Sequential(
+                nn.Linear(base_channels, embedding_channels),
+                nn.SiLU(),
+                nn.Linear(embedding_channels, embedding_channels),
+            )
 
         def block(inside: int, outside: int, block_heads: int | None) -> Block:
             return Block(inside, outside, embedding_channels, dropout, block_heads)
@@ -171,7 +200,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         # Level k is entered at the width of the level above it, from which its first block goes on to its own.
         entrances = [widths[0], *widths[:-1]]
         belows = [*widths[1:], widths[-1]]
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        joined_channels = in_channels if self.condition_size is None else 2 * in_channels
+        self.conv_in = nn.Conv2d(joined_channels, widths[0], 3, padding=1)
         self.adapters_in = nn.ModuleList(adapter(widths[0], entrance) for entrance in entrances)
         self.encoder = nn.ModuleList(
             Stage(block(inside, width, level_heads) for inside in [entrance, *[width] * (blocks_per_level - 1)])
@@ -201,6 +231,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         target_size: Sequence[int] | None = None,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
+        condition: Tensor | None = None,
+        condition_noise: Tensor | None = None,
     ) -> FlexiUNetOutput | tuple[Tensor]:
         """Predict the clean image at the target's resolution.
 
@@ -212,12 +244,16 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                 sample's.
             class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
             return_dict: Whether to return a `FlexiUNetOutput` and not a tuple.
+            condition: Small pictures, shape (B, in_channels, *condition_size); given if and only if the network has a
+                condition_size.
+            condition_noise: Level of the noise in them, in [0, 1], shape (B,); given with them.
 
         Returns:
             The prediction of shape (B, out_channels, *target_size), in a `FlexiUNetOutput` or a tuple of one.
 
         Raises:
-            ValueError: If a size is unknown, the target is below the sample, or labels are missing or out of place.
+            ValueError: If a size is unknown, the target is below the sample, or labels or conditions are missing or out of
+                place.
         """
         entry = self._position(sample.shape[-2:], "sample")
         goal = entry if target_size is None else self._position(target_size, "target_size")
@@ -226,10 +262,18 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                 f"target_size {self.sizes[goal]} is smaller than the sample's {self.sizes[entry]}; the network only "
                 f"goes up, so ask for one of {self.sizes[: entry + 1]}"
             )
-        if self.released_quirks and goal == 0 and entry:
-            sample = functional.interpolate(sample, size=self.sizes[0], mode="bilinear", antialias=True)
-            entry = 0
+        final_size = self.sizes[goal]
+        if entry and (self.full or (self.released_quirks and goal == 0)):
+            sample, entry = _resized(sample, self.sizes[0]), 0
+        if self.full:
+            goal = 0
         embedding = self._embedding(sample, timestep, class_labels)
+        self._check_condition(condition, condition_noise)
+        if condition is not None and condition_noise is not None:
+            features = time_embedding(_CONDITION_TIME * condition_noise, self.base_channels)
+            embedding = embedding + self.condition_mlp(features.to(self.conv_in.weight.dtype))
+            sample = torch.cat([sample, _resized(condition, sample.shape[-2:])], dim=1)
+        embedding = functional.silu(embedding)
         first, last = self.levels[entry], self.levels[goal]
 
         hidden = self.adapters_in[first](self.conv_in(sample))
@@ -252,6 +296,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             joined = [skips.pop() if skips else None for _ in range(count)]
             hidden = self.decoder[level](hidden, embedding, joined)[-1]
         prediction = self.head(self.adapters_out[last](hidden))
+        if tuple(prediction.shape[-2:]) != final_size:
+            prediction = _resized(prediction, final_size)
         return FlexiUNetOutput(sample=prediction) if return_dict else (prediction,)
 
     def _position(self, size: Sequence[int], what: str) -> int:
@@ -264,7 +310,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         return self.sizes.index(pair)
 
     def _embedding(self, sample: Tensor, timestep: int | float | Tensor, class_labels: Tensor | None) -> Tensor:
-        """Activated embedding of time and class, shape (B, 4 base_channels)."""
+        """Embedding of time and class, shape (B, 4 base_channels)."""
         if self.class_embedding is None and class_labels is not None:
             raise ValueError("class_labels were given to a network without classes; leave them out, or set num_classes")
         if self.class_embedding is not None and class_labels is None:
@@ -285,7 +331,26 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                     f"class_labels have shape {tuple(class_labels.shape)}; expected ({batch},), one per sample"
                 )
             embedding = embedding + self.class_embedding(class_labels)
-        return functional.silu(embedding)
+        return embedding
+
+    def _check_condition(self, condition: Tensor | None, condition_noise: Tensor | None) -> None:
+        wanted = self.condition_size is not None
+        if wanted != (condition is not None) or wanted != (condition_noise is not None):
+            raise ValueError(
+                f"small pictures to condition on, and the level of their noise, are {'missing' if wanted else 'given'} and the "
+                f"network's condition_size is {self.condition_size}; give both if and only if it has one"
+            )
+        if condition is not None and tuple(condition.shape[-2:]) != self.condition_size:
+            raise ValueError(
+                f"pictures to condition on have height and width {tuple(condition.shape[-2:])}, not {self.condition_size}"
+                "; resize them"
+            )
+
+
+def _resized(features: Tensor, size: Sequence[int]) -> Tensor:
+    # Not every device has the antialias for half precision.
+    whole = features.to(torch.promote_types(features.dtype, torch.float32))
+    return functional.interpolate(whole, size=tuple(size), mode="bilinear", antialias=True).to(features.dtype)
 
 
 def _checked_sizes(sizes: Sequence[Sequence[int]]) -> tuple[Size, ...]:

@@ -27,7 +27,7 @@ class DCTFilter(LinearOperator):
     """A gain for every frequency: C^T diag(gains) C, symmetric, with its exact eigenbasis.
 
     Args:
-        gains: Shape (H, W), float64, lowest frequency first.
+        gains: Shape (H, W), float64, lowest frequency first; or (B, 1, H, W), another filter for each picture of a batch.
     """
 
     gains: Tensor = field(repr=False)
@@ -40,7 +40,7 @@ class DCTFilter(LinearOperator):
 
     @property
     def in_size(self) -> Size:
-        height, width = self.gains.shape
+        height, width = self.gains.shape[-2:]
         return height, width
 
     @property
@@ -53,8 +53,16 @@ class DCTFilter(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self._filtered(self.gains, y)
 
+    @property
+    def T(self) -> LinearOperator:
+        return self
+
     def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return self._filtered(f(self.gains**2), x)
+
+    def adjoint_function(self, f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        # One product of gains, since f may undo what two filters after each other would first round away.
+        return self._filtered(self.gains * f(self.gains**2), y)
 
     def norm_squared(self) -> float:
         return float(self.gains.square().max())

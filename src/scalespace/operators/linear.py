@@ -88,6 +88,10 @@ class LinearOperator(ABC):
         """
         return symmetric_function(lambda v: self.adjoint(self(v)), f, x)
 
+    def adjoint_function(self, f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        """M^T f(M M^T) y, from which pseudo-inverses are made; f as for ``gram_function``, (..., h, w) -> (..., H, W)."""
+        return self.adjoint(self.T.gram_function(f, y))
+
     def norm_squared(self) -> float:
         """lambda_max(M M^T), the largest squared singular value."""
         return largest_eigenvalue(lambda v: self.adjoint(self(v)), self.in_size)

@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from scalespace.diffusion.conditioning import augmented
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
@@ -20,7 +21,7 @@ StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dic
 
 
 class ScaleSpacePipeline(DiffusionPipeline):
-    """Unconditional or class-conditional generation.
+    """Generation, unconditional, of classes, or, as the second model of a cascade, from small pictures.
 
     Args:
         unet: Predicts the clean image at the resolution of the next step.
@@ -59,6 +60,8 @@ class ScaleSpacePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        condition: Tensor | None = None,
+        condition_noise: float = 0.1,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw pictures.
 
@@ -73,6 +76,9 @@ class ScaleSpacePipeline(DiffusionPipeline):
             callback_on_step_end: Called as f(pipeline, step, timestep, tensors) after every step, with "sample", the
                 state reached, and "pred_original_sample", the prediction it was reached with; returns the tensors,
                 changed or not.
+            condition: Small pictures in [-1, 1] to enlarge, shape (B, C, *condition_size); given if and only if the network
+                has a condition_size.
+            condition_noise: Level of the noise that is laid over them, in [0, 1] (``scalespace.diffusion.conditioning``).
 
         Returns:
             The pictures, in an ``ImagePipelineOutput`` or a tuple of one.
@@ -86,16 +92,34 @@ class ScaleSpacePipeline(DiffusionPipeline):
             raise ValueError(f"batch_size is {batch_size}; ask for at least 1 picture")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type "{output_type}" is unknown; use "pil", "np" or "pt"')
+        if (condition is None) != (self.unet.condition_size is None):
+            raise ValueError(
+                "the model enlarges small pictures; give them as condition"
+                if condition is None
+                else "the model enlarges no small pictures; leave condition out"
+            )
+        if not 0 <= condition_noise <= 1:
+            raise ValueError(f"condition_noise is {condition_noise}; give a level from 0 to 1")
         device = self._execution_device
         # States stay in float32: rounding them to half precision would be noise that the process does not know.
         shape = (batch_size, self.unet.config.in_channels, *self.scheduler.noise_size)
         sample: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         labels = None if class_labels is None else class_labels.to(device)
+        conditions: dict[str, Tensor] = {}
+        if condition is not None:
+            noise = randn_tensor(condition.shape, generator=generator, device=device, dtype=torch.float32)
+            level = torch.full((batch_size,), condition_noise, device=device)
+            noised = augmented(condition.to(device, torch.float32), level, noise)
+            conditions = {"condition": noised.to(self.unet.dtype), "condition_noise": level}
         self.scheduler.set_timesteps(num_inference_steps)
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
                 model_output = self.unet(
-                    sample.to(self.unet.dtype), timestep, self.scheduler.target_size(timestep), labels
+                    sample.to(self.unet.dtype),
+                    timestep,
+                    self.scheduler.target_size(timestep),
+                    labels,
+                    **conditions,
                 ).sample.float()
                 output = self.scheduler.step(model_output, timestep, sample, generator)
                 sample = output.prev_sample

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from scalespace.errors import UserError
-from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
+from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["SampleFiles", "sample_to_folder", "use_solver"]
+__all__ = ["SampleFiles", "draw", "sample_to_folder", "use_solver"]
 
 _GRID_PICTURES = 64
 
@@ -41,12 +41,37 @@ def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
 
     Args:
         pipeline: Its scheduler is replaced.
-        options: Options of ``ScaleSpaceScheduler``: solver, eta, timestep_spacing.
+        options: Options of ``ScaleSpaceScheduler``: solver, eta, bridge, timestep_spacing.
 
     Raises:
         ValueError: If a choice is unknown.
     """
     pipeline.scheduler = ScaleSpaceScheduler.from_config(pipeline.scheduler.config, **options)
+
+
+def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) -> torch.Tensor:
+    """Draw pictures together, of a model without classes.
+
+    Args:
+        pipeline: With its solver chosen.
+        numbers: Of the pictures; each depends on the seed and its number alone, up to the rounding of the network.
+        steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
+        seed: 0..2^32 - 1.
+
+    Returns:
+        uint8, shape (len(numbers), 3, H, W), on the CPU.
+
+    Raises:
+        ValueError: If an argument does not fit the model.
+    """
+    images = pipeline(
+        len(numbers),
+        generator=image_generators(seed, numbers),
+        num_inference_steps=steps,
+        output_type="pt",
+        return_dict=False,
+    )[0]
+    return to_uint8(2 * images - 1).cpu()
 
 
 def sample_to_folder(
@@ -60,6 +85,7 @@ def sample_to_folder(
     class_label: int | None = None,
     trajectory: bool = False,
     progress: bool = True,
+    upsample: ScaleSpacePipeline | None = None,
 ) -> SampleFiles:
     """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
 
@@ -75,16 +101,19 @@ def sample_to_folder(
         class_label: The class of all pictures; None with a class-conditional model takes the classes in turn.
         trajectory: Whether to write trajectory.png.
         progress: Whether to show bars on stderr.
+        upsample: The second model of a cascade, which enlarges the pictures of the first.
 
     Raises:
-        UserError: If an argument does not fit the model or the folder is in use.
+        UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
     """
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
     labels = _labels(pipeline, num_images, class_label)
+    _check_cascade(pipeline, upsample)
     try:
-        pipeline.scheduler.set_timesteps(steps)
+        for model in filter(None, (pipeline, upsample)):
+            model.scheduler.set_timesteps(steps)
         generators = image_generators(seed, range(num_images))
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -106,6 +135,17 @@ def sample_to_folder(
             return_dict=False,
             callback_on_step_end=recorder if first == 0 else None,
         )[0]
+        if upsample is not None:
+            upsample.set_progress_bar_config(desc=f"enlarging {first + 1}-{last} of {num_images}", disable=not progress)
+            images = upsample(
+                last - first,
+                generator=generators[first:last],
+                num_inference_steps=steps,
+                class_labels=None if upsample.unet.config.num_classes is None or labels is None else labels[first:last],
+                output_type="pt",
+                return_dict=False,
+                condition=2 * images - 1,
+            )[0]
         for number, image in enumerate(images, start=first):
             paths.append(folder / f"{number:06d}.png")
             to_picture(2 * image - 1).save(paths[-1])
@@ -115,7 +155,24 @@ def sample_to_folder(
     if recorder is not None:
         trajectory_path = folder / "trajectory.png"
         recorder.picture().save(trajectory_path)
-    return SampleFiles(tuple(paths), grid, trajectory_path, len(pipeline.scheduler.timesteps))
+    calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
+    return SampleFiles(tuple(paths), grid, trajectory_path, calls)
+
+
+def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | None) -> None:
+    if pipeline.unet.condition_size is not None:
+        raise UserError(
+            "the model only enlarges small pictures; sample one that draws them, with this one as --upsample"
+        )
+    if upsample is None:
+        return
+    if upsample.unet.condition_size != pipeline.scheduler.image_size:
+        raise UserError(
+            f"--upsample enlarges pictures of height and width {upsample.unet.condition_size}, and the first model draws "
+            f"{pipeline.scheduler.image_size}; give a model trained with --network.condition-size of those"
+        )
+    if upsample.unet.config.num_classes not in (None, pipeline.unet.config.num_classes):
+        raise UserError("--upsample is a model of other classes than the first; give two of the same classes")
 
 
 def _labels(pipeline: ScaleSpacePipeline, count: int, class_label: int | None) -> torch.Tensor | None:

@@ -18,12 +18,13 @@ from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from scalespace.diffusion.degradation import OrthonormalResizing, Resizing
+from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
+from scalespace.diffusion.degradation import Blurring, Degradation, OrthonormalResizing, Resizing
 from scalespace.diffusion.grids import log_snr_grid, uniform_grid
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, Shifted
 from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep, Solver
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
 
@@ -44,7 +45,7 @@ class ScaleSpaceSchedulerOutput(BaseOutput):
 
 
 class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
-    """Sampling of a resizing process; with its defaults the paper's, and DDPM where there is one size.
+    """Sampling of a resizing or blurring process; with its defaults the paper's, and DDPM where there is one size.
 
     Args:
         num_train_timesteps: T.
@@ -59,10 +60,15 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
             "v_prediction". The last two are DDPM's and diffusers' where the resolution is the same, and are extended to
             changes of it (``scalespace.diffusion.prediction``).
         sigma_data: Of "v_prediction": the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning.
-        degradation: "bilinear", the paper's, or "orthonormal", which costs no retained mode any SNR if the noise is shifted.
+        degradation: "bilinear", the paper's; "orthonormal", which costs no retained mode any SNR if the noise is shifted; or
+            "blurring", Blurring Diffusion, at one size and with "epsilon": what else an output could be depends on where the
+            step ends, and the network is not told.
+        sigma_blur: Of "blurring": the blur at T, standard deviation in pixels.
         shifted: Whether log-SNR rises at every change by what the transition allows (``Shifted``).
         solver: "ancestral", "ddim", "multistep" (second order) or "corrected" (the same, with a corrector that needs no calls).
         eta: Of "ddim": 0 is deterministic inside a level, 1 is ancestral.
+        bridge: How the resolution goes up: "exact", the solver's own way, or one of the baselines of
+            ``scalespace.diffusion.bridges``: "isotropic", "upsampled-prediction" or "upsampled-state".
         timestep_spacing: "linspace", equal steps of t, or "log_snr", equal steps of log-SNR.
         released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
             (sigma about 0.01), instead of on the clean prediction, and keep one point of a change as it does.
@@ -90,17 +96,21 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: str = "sample",
         sigma_data: float = 1.0,
         degradation: str = "bilinear",
+        sigma_blur: float = 20.0,
         shifted: bool = False,
         solver: str = "ancestral",
         eta: float = 0.0,
+        bridge: str = "exact",
         timestep_spacing: str = "linspace",
         released_quirks: bool = False,
     ) -> None:
         self._sizes = tuple((int(height), int(width)) for height, width in sizes)
         # Built at once, so that a schedule that makes no process is refused where it is written down.
         levels = _named(degradation, _DEGRADATIONS, "degradation")(
-            self._sizes, tuple(int(t) for t in change_points), num_train_timesteps
+            self._sizes, tuple(int(t) for t in change_points), num_train_timesteps, sigma_blur
         )
+        if isinstance(levels, Blurring):
+            _check_blurring(prediction_type, solver)
         noise = _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end)
         self.process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
         self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
@@ -108,6 +118,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self._released_quirks = released_quirks
         self._new_solver = _named(solver, _SOLVERS, "solver")
         self._eta = eta
+        self._bridged = _named(bridge, _BRIDGES, "bridge")
         self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
         self._use(tuple(range(num_train_timesteps, 0, -1)))
 
@@ -147,7 +158,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         if self._spacing is log_snr_grid:
             grid = log_snr_grid(self.process, num_inference_steps)
         else:
-            changes = self.process.degradation.change_points
+            changes = self.process.degradation.jumps
             keep = changes if self._released_quirks else (*changes, *(t - 1 for t in changes))
             grid = uniform_grid(self.process.timesteps, num_inference_steps, keep)
         self._use(grid, device)
@@ -157,7 +168,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.tensor([t - 1 for t in grid], device=device)
         self.num_inference_steps = len(grid)
         # A new chain: what a solver remembers of an earlier one does not continue.
-        self._solver = self._new_solver(self.process, self._eta)
+        self._solver = self._bridged(self.process, self._new_solver(self.process, self._eta))
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The sample itself; here for schedulers to be exchangeable."""
@@ -233,12 +244,44 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         return t, self._next[t]
 
 
-_DEGRADATIONS = {"bilinear": Resizing, "orthonormal": OrthonormalResizing}
+def _blurring(sizes: tuple[Size, ...], change_points: tuple[int, ...], timesteps: int, sigma_blur: float) -> Blurring:
+    if len(sizes) != 1 or change_points:
+        raise ValueError(
+            f"blurring keeps one resolution, and {len(sizes)} sizes and {len(change_points)} change points were given; "
+            "give one size and no change points (--process.levels 1)"
+        )
+    return Blurring(sizes[0], timesteps, sigma_blur)
+
+
+def _check_blurring(prediction_type: str, solver: str) -> None:
+    if prediction_type != "epsilon":
+        raise ValueError(
+            f'prediction_type "{prediction_type}" does not go with blurring, where what a network should put out then depends '
+            'on how far the step goes; use "epsilon" (--prediction epsilon)'
+        )
+    if solver not in ("ancestral", "ddim"):
+        raise ValueError(
+            f'solver "{solver}" needs steps that change nothing but the noise, and a blur changes with every step; '
+            'use "ancestral" or "ddim"'
+        )
+
+
+_DEGRADATIONS: dict[str, Callable[[tuple[Size, ...], tuple[int, ...], int, float], Degradation]] = {
+    "bilinear": lambda sizes, points, timesteps, sigma_blur: Resizing(sizes, points, timesteps),
+    "orthonormal": lambda sizes, points, timesteps, sigma_blur: OrthonormalResizing(sizes, points, timesteps),
+    "blurring": _blurring,
+}
 _SOLVERS = {
     "ancestral": lambda process, eta: Ancestral(process),
     "ddim": DDIM,
     "multistep": lambda process, eta: Multistep(process),
     "corrected": lambda process, eta: Corrected(process),
+}
+_BRIDGES: dict[str, Callable[[ScaleSpaceProcess, Solver], Solver]] = {
+    "exact": lambda process, solver: solver,
+    "isotropic": Isotropic,
+    "upsampled-prediction": UpsampledPrediction,
+    "upsampled-state": UpsampledState,
 }
 _PREDICTIONS: dict[str, Callable[[NoiseSchedule, float], Prediction]] = {
     "sample": lambda noise, sigma_data: Sample(noise),

@@ -62,9 +62,12 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
             sizes=degradation.sizes,
             change_points=degradation.change_points,
             degradation=config.degradation,
+            sigma_blur=config.sigma_blur,
             shifted=config.shifted,
             prediction_type={"v": "v_prediction"}.get(model.prediction, model.prediction),
             sigma_data=model.sigma_data,
+            solver=model.solver,
+            timestep_spacing=model.spacing,
             released_quirks=model.released_quirks,
         )
         if scheduler.process.noise.snr(config.timesteps) < _SMALLEST_SNR:
@@ -139,21 +142,16 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
             dropout=network.dropout,
             num_classes=network.num_classes,
             released_quirks=model.released_quirks,
+            paths=network.paths,
+            condition_size=network.condition_size,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built: {error}") from error
 
 
 def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
-    """What draws the times of a run's batches.
-
-    Raises:
-        UserError: If the configuration wants batches at resolution changes where there are none.
-    """
-    try:
-        return TimeSampler(process, config.change_share, config.weigh_changes)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    """What draws the times of a run's batches."""
+    return TimeSampler(process, config.change_share, config.weigh_changes)
 
 
 def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Tensor], Tensor]:

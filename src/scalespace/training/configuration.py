@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scalespace.errors import UserError
@@ -33,9 +33,12 @@ class ProcessConfig:
     """Exponent of the resolution schedule (Equal and auto have none)."""
     tolerance: float = 0.01
     """Of auto: a level is left where the signal-to-noise ratio of what it alone holds sinks below this."""
-    degradation: Literal["bilinear", "orthonormal"] = "bilinear"
-    """How a level is resized to the next: the paper's bilinear, or with equal singular values."""
-    shifted: bool = False
+    degradation: Literal["bilinear", "orthonormal", "blurring"] = "bilinear"
+    """How a level is resized to the next: the paper's bilinear, or with equal singular values; blurring keeps one level and
+    blurs with every step (Blurring Diffusion; with --prediction epsilon)."""
+    sigma_blur: float = 20.0
+    """Of blurring: standard deviation of the blur at the end, in pixels."""
+    shifted: bool = True
     """Raise log-SNR at every change by as much as the transition allows; the paper keeps sigma across it."""
     change_points: tuple[int, ...] = ()
     """First grid point of every level but the highest, by hand, in the place of the resolution schedule."""
@@ -66,6 +69,10 @@ class NetworkConfig:
     """Probability of dropping a feature in the residual blocks."""
     num_classes: int | None = None
     """Classes to condition on; None for none."""
+    paths: Literal["flexi", "full"] = "flexi"
+    """flexi runs what the resolutions of a step need; full, a baseline, always every level at the full resolution."""
+    condition_size: tuple[int, int] | None = None
+    """Height and width of smaller pictures to condition on, for the second model of a cascade; None for none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,10 @@ class ModelConfig:
     """What the network's output is: the clean image as in the paper, the noise, or v."""
     sigma_data: float = 1.0
     """Of v: the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning."""
+    solver: Literal["ancestral", "ddim", "multistep", "corrected"] = "corrected"
+    """How the model is sampled where nothing else is said; the paper's way is ancestral."""
+    spacing: Literal["linspace", "log_snr"] = "log_snr"
+    """Equal sampling steps of time or, for multistep and corrected, of log-SNR, where nothing else is said."""
     released_quirks: bool = False
     """Reproduce what the paper's released code does differently from the paper (docs/notation.md lists it)."""
 
@@ -117,9 +128,12 @@ class TrainConfig(ModelConfig):
     weight_snr: Literal["own", "base"] = "own"
     """The SNR that the weight is a function of: the process's own, or that of its noise before it was shifted."""
     change_share: float | None = None
-    """Share of the batches at resolution changes, all changes together; None leaves them their share of the grid points."""
+    """Share of the batches at resolution changes, where there are any, all together; None leaves them their share of the grid
+    points, as the paper does."""
     weigh_changes: bool = False
     """Weigh batches at changes down by as much as change-share makes them more frequent."""
+    condition_noise: float = 0.5
+    """With network.condition-size: largest level of the noise in the smaller pictures, 0..1."""
     flip: bool = True
     """Mirror pictures left to right at random."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -160,32 +174,43 @@ class TrainConfig(ModelConfig):
             raise UserError(f"sample_steps is {self.sample_steps}; give at least 2")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay is {self.ema_decay}; give a number from 0 up to but not including 1")
+        if not 0 <= self.condition_noise <= 1:
+            raise UserError(f"condition_noise is {self.condition_noise}; a level of noise lies between 0 and 1")
         if self.change_share is not None and not 0 <= self.change_share <= 1:
             raise UserError(f"change_share is {self.change_share}; a share lies between 0 and 1")
 
 
-def _octave_preset(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:
+def _octaves(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:
     return ModelConfig(
         ProcessConfig(image_size=(pixels, pixels), levels=levels),
         NetworkConfig(channel_multipliers=multipliers, **network),
     )
 
 
+def _paper(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:
+    model = _octaves(pixels, levels, multipliers, **network)
+    return replace(model, process=replace(model.process, shifted=False), solver="ancestral", spacing="linspace")
+
+
 _64, _128, _256 = (1, 2, 3, 4), (1, 1, 2, 3, 4), (1, 1, 2, 2, 4, 4)
 
 PRESETS: dict[str, ModelConfig] = {
-    "tiny": _octave_preset(32, 3, (1, 2, 4), base_channels=32),
-    "celeba64-1l": _octave_preset(64, 1, _64),
-    "celeba64-2l": _octave_preset(64, 2, _64),
-    "celeba64-4l": _octave_preset(64, 4, _64),
-    "celeba128-3l": _octave_preset(128, 3, _128),
-    "celeba128-5l": _octave_preset(128, 5, _128),
-    "celeba256-3l": _octave_preset(256, 3, _256),
-    "celeba256-4l": _octave_preset(256, 4, _256),
-    "celeba256-6l": _octave_preset(256, 6, _256),
-    "imagenet64-2l": _octave_preset(64, 2, _64, num_classes=1000),
+    "tiny": _octaves(32, 3, (1, 2, 4), base_channels=32),
+    "shifted64-4l": _octaves(64, 4, _64),
+    "shifted128-5l": _octaves(128, 5, _128),
+    "shifted256-6l": _octaves(256, 6, _256),
+    "celeba64-1l": _paper(64, 1, _64),
+    "celeba64-2l": _paper(64, 2, _64),
+    "celeba64-4l": _paper(64, 4, _64),
+    "celeba128-3l": _paper(128, 3, _128),
+    "celeba128-5l": _paper(128, 5, _128),
+    "celeba256-3l": _paper(256, 3, _256),
+    "celeba256-4l": _paper(256, 4, _256),
+    "celeba256-6l": _paper(256, 6, _256),
+    "imagenet64-2l": _paper(64, 2, _64, num_classes=1000),
 }
-"""``tiny`` trains on a CPU; the others have the paper's widths and schedules."""
+"""``tiny`` trains on a CPU; ``shifted`` ones have the paper's networks and resolutions with what this package does better, and
+the others are the paper's throughout."""
 
 
 def preset(name: str) -> ModelConfig:

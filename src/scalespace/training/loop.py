@@ -9,16 +9,14 @@ Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 
 from __future__ import annotations
 
-import math
 import pickle
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +27,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.operators.resize import Resize
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -39,6 +39,7 @@ from scalespace.training.batches import BatchOrder, to_model
 from scalespace.training.build import build_network, build_scheduler, build_times, loss_weight, with_data, without_data
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.data import ImageDataset, open_images
+from scalespace.training.recorder import Recorder, StepResult
 from scalespace.training.run_directory import RunDirectory, write_directory, write_file
 from scalespace.training.spectrum import mean_spectrum
 from scalespace.training.time_sampling import TimeGroup
@@ -46,19 +47,11 @@ from scalespace.training.time_sampling import TimeGroup
 __all__ = ["Trainer", "train"]
 
 # Words of the random keys that keep the streams of one seed apart.
-_GROUP, _TIMES, _NOISE, _DROPOUT = range(4)
+_GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
 _AHEAD = 4
 _EMA_FILE = "ema.safetensors"
 # What reading a damaged checkpoint raises; EOFError and PickleError are torch's for a file cut short or not its own.
 _DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
-
-
-class StepResult(NamedTuple):
-    """What a step did."""
-
-    group: TimeGroup
-    loss: Tensor
-    gradient_norm: Tensor
 
 
 class Batch(NamedTuple):
@@ -118,7 +111,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     first = _resume(run, trainer, say)
     if first > config.max_steps:
         raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
-    recorder = _Recorder(run, accelerator, config)
+    recorder = Recorder(run, accelerator, config)
     bar = tqdm(
         initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
     )
@@ -131,7 +124,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
                 bar.set_postfix_str(recorder.flush(), refresh=False)
             bar.update()
             if config.sample_every and step % config.sample_every == 0:
-                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", progress)
+                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
             if checkpoint:
                 run.save_checkpoint(step, trainer.save)
     write_directory(run.model_path, trainer.save_pipeline)
@@ -149,9 +142,6 @@ class Trainer:
         accelerator: Device, precision and processes.
         scheduler: Holds the process to train on.
         network: With its initial weights.
-
-    Raises:
-        UserError: If the configuration wants batches at resolution changes where there are none.
     """
 
     def __init__(
@@ -178,11 +168,20 @@ class Trainer:
         self.network.train()
 
     def follow(self, scheduler: ScaleSpaceScheduler) -> None:
-        """Train on the process of this scheduler; its sizes are those of the network."""
+        """Train on the process of this scheduler; its sizes are those of the network.
+
+        Raises:
+            UserError: If sample grids are wanted in fewer steps than the process needs.
+        """
         self.scheduler = scheduler
         self.process = scheduler.process
         self.times = build_times(self.config, self.process)
         self.weight = loss_weight(self.config, self.process)
+        if self.config.sample_every:
+            try:
+                scheduler.set_timesteps(min(self.config.sample_steps, self.process.timesteps))
+            except ValueError as error:
+                raise UserError(f"sample grids cannot be drawn with these --sample-steps: {error}") from error
 
     def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
         """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""
@@ -212,19 +211,37 @@ class Trainer:
         # Processes that run different layers would wait for each other, so all draw the group from one generator.
         group = self.times.draw(_generator("cpu", self.config.seed, _GROUP, step))
         rank = self.accelerator.process_index
-        t = group.times(len(batch.images), _generator("cpu", self.config.seed, _TIMES, step, rank)).to(device)
+        # Grid points stay on the CPU, where the tables and the operators' eigenvalues are.
+        t = group.times(len(batch.images), _generator("cpu", self.config.seed, _TIMES, step, rank))
         torch.manual_seed(_key(self.config.seed, _DROPOUT, step, rank))
 
         x_0 = to_model(batch.images.to(device, non_blocking=True), batch.flips)
-        x0_s = self.process.degradation.operator(0, group.last - 1)(x_0)
+        x0_s = self.process.degradation.operators(0 * t, t - 1)(x_0)
         x_t = self.process.marginal(x_0, t).sample(_generator(device, self.config.seed, _NOISE, step, rank))
         labels = batch.labels.to(device) if self.config.network.num_classes is not None else None
+        condition = self._condition(x_0, step)
         with self.accelerator.autocast():
-            output = self.network(x_t, t - 1, group.target_size, labels).sample
-        M = self.process.degradation.operator(group.last - 1, group.last)
+            output = self.network(x_t, t.to(device) - 1, group.target_size, labels, **condition).sample
+        M = self.process.degradation.operators(t - 1, t)
         prediction = self.scheduler.prediction.x0(output.float(), x_t, group.last if group.is_change else t, M)
         weight = self.times.weight(group) * self.weight(t)
         return group, x0_loss(prediction, x0_s, weight).mean()
+
+    def _condition(self, x_0: Tensor, step: int) -> dict[str, Tensor]:
+        """What a network that is conditioned on smaller pictures is told besides: those of the clean ones, with noise."""
+        if self.config.network.condition_size is None:
+            return {}
+        rank = self.accelerator.process_index
+        generator = _generator(x_0.device, self.config.seed, _CONDITION, step, rank)
+        small = self._smaller(x_0)
+        level = self.config.condition_noise * torch.rand(len(small), generator=generator, device=x_0.device)
+        noise = torch.randn(small.shape, generator=generator, device=x_0.device)
+        return {"condition": augmented(small, level, noise), "condition_noise": level}
+
+    def _smaller(self, x_0: Tensor) -> Tensor:
+        size = self.config.network.condition_size
+        assert size is not None
+        return Resize(self.scheduler.image_size, size)(x_0)
 
     def _batches(self, data: ImageDataset, first: int) -> Iterator[Batch]:
         accelerator, config = self.accelerator, self.config
@@ -269,12 +286,17 @@ class Trainer:
         with self._averaged() as network:
             ScaleSpacePipeline(network, self.scheduler).save_pretrained(path)
 
-    def save_samples(self, path: Path, progress: bool = True) -> None:
-        """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare."""
+    def save_samples(self, path: Path, data: ImageDataset, progress: bool = True) -> None:
+        """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare.
+
+        A network that is conditioned on smaller pictures is given those of the first pictures of the data.
+        """
         if not self.accelerator.is_main_process:
             return
         count, classes = self.config.sample_images, self.config.network.num_classes
-        labels = None if classes is None else torch.arange(count) % classes
+        labels, condition = None if classes is None else torch.arange(count) % classes, None
+        if self.config.network.condition_size is not None:
+            condition = self._smaller(to_model(data.batch(torch.arange(count) % len(data))[0]))
         with self._averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler)
             pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
@@ -285,6 +307,7 @@ class Trainer:
                 class_labels=labels,
                 output_type="pt",
                 return_dict=False,
+                condition=condition,
             )[0]
         write_file(path, picture_grid([to_picture(2 * image - 1) for image in images]).save)
 
@@ -299,69 +322,6 @@ class Trainer:
         finally:
             self.ema.restore(network.parameters())
             network.train()
-
-
-class _Recorder:
-    # Losses stay on the device until they are written, so that a step does not wait for them.
-    def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig):
-        self.run, self.accelerator, self.config = run, accelerator, config
-        self.pending: list[tuple[int, StepResult]] = []
-        self.since = time.perf_counter()
-
-    def add(self, step: int, result: StepResult) -> None:
-        self.pending.append((step, result))
-
-    def flush(self) -> str:
-        """Write what has gathered; returns a word for the progress bar.
-
-        Raises:
-            UserError: If a loss is not finite, or a gradient has spoilt the weights.
-        """
-        if not self.pending:
-            return ""
-        losses = torch.stack([result.loss for _, result in self.pending]).tolist()
-        norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
-        by_group: dict[str, list[float]] = {}
-        for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
-            if not math.isfinite(loss):
-                self._stop(f"the loss is {loss}", step, result)
-            # In half precision the scaler leaves such a step out and goes on with a smaller scale.
-            if not math.isfinite(norm) and self.accelerator.scaler is None:
-                self._stop(f"the norm of the gradient is {norm}", step, result)
-            by_group.setdefault(_name(result.group), []).append(loss)
-        finite = [norm for norm in norms if math.isfinite(norm)]
-        seconds = time.perf_counter() - self.since
-        pictures = len(losses) * self.config.batch_size * self.accelerator.num_processes
-        record = {
-            "step": self.pending[-1][0],
-            "loss": sum(losses) / len(losses),
-            "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
-            "gradient_norm": sum(finite) / len(finite) if finite else None,
-            "pictures_per_second": round(pictures / seconds, 1),
-        }
-        self.pending.clear()
-        self.since = time.perf_counter()
-        if self.accelerator.is_main_process:
-            self.run.append_log(record)
-        scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
-        scalars = {key: value for key, value in scalars.items() if value is not None}
-        self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])
-        return f"loss {record['loss']:.4f}"
-
-    def _stop(self, what: str, step: int, result: StepResult) -> NoReturn:
-        latest = self.run.latest_checkpoint()
-        kept = f"the last good checkpoint is {latest[1]}" if latest else "no checkpoint had been written yet"
-        half = ", or bf16 in the place of fp16" if self.accelerator.scaler is not None else ""
-        raise UserError(
-            f"{what} at step {step} ({_name(result.group)}) and training has stopped; {kept}; "
-            f"train in a new --output-dir with a lower --learning-rate{half}"
-        )
-
-
-def _name(group: TimeGroup) -> str:
-    """16x16 for steps inside a level, 16x16 -> 32x32 for a change."""
-    size, target = ("{}x{}".format(*side) for side in (group.size, group.target_size))
-    return f"{size} -> {target}" if group.is_change else size
 
 
 def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> int:

@@ -77,6 +77,8 @@ class RunDirectory:
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
         try:
             old, new = _flat(json.loads(file.read_text())), _flat(identity)
+            # A run written before an option existed was trained with what is its default.
+            old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | old
         except (ValueError, AttributeError) as error:
             raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
         if identity["data_fingerprint"] is None:

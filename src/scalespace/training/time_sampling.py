@@ -1,9 +1,9 @@
 """Which times a training batch has.
 
 The network is trained on single steps t -> s = t - 1, and runs other layers for every pair (r(t), r(s)); so all pictures of a
-batch share that pair. Between two changes every picture has a time of its own; at a change all have the one t that makes it
-(where the blur grows with every step, every t is one). With ``change_share`` left out every grid point is as likely as every
-other, which leaves a change of resolution one batch in T.
+batch share that pair. Between two changes every picture has a time of its own; at a change all have the one t that makes it.
+(A blur that grows with every step is no such change: there every picture has a blur of its own.) With ``change_share`` left
+out every grid point is as likely as every other, which leaves a change of resolution one batch in T.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 """
@@ -57,24 +57,23 @@ class TimeSampler:
 
     Args:
         process: The process to train on.
-        change_share: Share of the batches at resolution changes, all changes together alike; None leaves every group its
-            share of the grid points.
-        weighted: Whether ``weight`` makes up for the share, so that the mean objective is that of equally likely grid points.
+        change_share: Share of the batches at resolution changes, where there are any, all changes alike; None leaves every
+            group its share of the grid points.
+        weighted: Whether ``weight`` makes up for the share, so that the objective is that of equally likely grid points.
 
     Raises:
-        ValueError: If the share is not in [0, 1], or is above 0 where no resolution changes.
+        ValueError: If the share is not in [0, 1].
     """
 
     def __init__(self, process: ScaleSpaceProcess, change_share: float | None = None, weighted: bool = False):
         self.groups = _groups(process)
         changes = [group.is_change for group in self.groups]
         weights = [float(len(group)) for group in self.groups]
-        if change_share is not None:
-            if not 0 <= change_share <= 1 or (change_share > 0 and not any(changes)):
-                raise ValueError(
-                    f"a share of {change_share} of the batches at {sum(changes)} resolution changes; "
-                    "give a share between 0 and 1, and leave it out where no resolution changes"
-                )
+        if change_share is not None and not 0 <= change_share <= 1:
+            raise ValueError(
+                f"a share of {change_share} of the batches at resolution changes; give a share between 0 and 1"
+            )
+        if change_share is not None and any(changes):
             inside = sum(weight for weight, change in zip(weights, changes, strict=True) if not change)
             weights = [
                 change_share / sum(changes) if change else (1 - change_share) * weight / inside
@@ -97,7 +96,7 @@ class TimeSampler:
 
 def _groups(process: ScaleSpaceProcess) -> Sequence[TimeGroup]:
     # A change is a group of its own, and so is every stretch between two of them.
-    changes = set(process.degradation.change_points)
+    changes = set(process.degradation.jumps)
     starts = sorted({1, *changes, *(t + 1 for t in changes if t < process.timesteps)})
     return [
         TimeGroup(first, after - 1, process.size(first), process.size(first - 1))

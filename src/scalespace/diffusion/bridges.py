@@ -1,4 +1,4 @@
-"""Other ways from a level to the next larger one, to hold ours against: baselines of the oracle bench.
+"""Other ways from a level to the next larger one, to hold ours against: baselines.
 
 Inside the levels each of them leaves the step to any solver; where the resolution changes, from x_t at t to x_s at s, it
 draws x_s in its own way. With M = M_{s->t}, U the upsampling by repeated pixels, A the average over its blocks of b pixels
@@ -19,8 +19,9 @@ enlarged picture, with noise correlated in blocks, where here the exact denoiser
 UpsampledState is the jump of Pyramidal Flow Matching (Jin et al. 2024, arXiv 2410.05954): the noisy state itself is enlarged,
 which copies its noise into every block, and noise that sums to zero in each block makes the sum white again (their
 correlation of -1/3 inside blocks of 4). It exists where the SNR of the smaller state is b times higher, so only for shifted
-noise; they get there by a jump in time. Approximate in it here: their larger stage is trained to start at the enlarged
-picture, which lacks its highest octave, and ours is not.
+noise; they get there by a jump in time. Where the SNR is a little less, the noise of the blocks' means comes out too strong;
+more than a quarter is refused. Approximate in it here: their larger stage is trained to start at the enlarged picture, which
+lacks its highest octave, and ours is not.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import Corrected, Multistep
-from scalespace.evaluation.oracle import Solver
+from scalespace.diffusion.solvers import Corrected, Multistep, Solver
+from scalespace.operators.linear import LinearOperator
+from scalespace.operators.resize import Separable
 
 __all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
+
+# How much too strong the copied noise may be: lambda_max of a halving is a little over 1/4, most of all for small pictures.
+_TOO_STRONG = 1.25
 
 
 @dataclass(eq=False)
@@ -68,11 +73,9 @@ class Isotropic(Bridge):
     """The posterior with white noise of its total variance."""
 
     def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-        posterior = self.process.posterior(x_t, x0_s, t, s)
-        height, width = self.process.size(s)
-        unit = torch.eye(height * width, dtype=torch.float64).reshape(-1, height, width)
-        variance = posterior.covariance(unit).flatten(1).trace() / (height * width)
-        return posterior.mean + float(variance.sqrt()) * noise
+        M, _, rho = self.process.bridge(s, t)
+        variance = self.process.noise.sigma(s) ** 2 * (1 - rho * _mean_eigenvalue(M))
+        return self.process.posterior(x_t, x0_s, t, s).mean + variance**0.5 * noise
 
 
 class UpsampledPrediction(Bridge):
@@ -84,8 +87,29 @@ class UpsampledPrediction(Bridge):
         return schedule.alpha(s) * _enlarged(small, x0_s) + schedule.sigma(s) * noise
 
 
+@dataclass(eq=False)
 class UpsampledState(Bridge):
-    """The small state, enlarged, with noise that makes the noise of every block white again."""
+    """The small state, enlarged, with noise that makes the noise of every block white again.
+
+    Raises:
+        ValueError: If a level is no whole number of times as large as the next one, or the SNR rises too little at a change.
+    """
+
+    def __post_init__(self):
+        size, snr = self.process.size, self.process.noise.snr
+        for t in self.process.degradation.jumps:
+            (height, width), (large_height, large_width) = size(t), size(t - 1)
+            if large_height % height or large_width % width:
+                raise ValueError(
+                    f"upsampled-state copies whole pixels, and {size(t)} does not divide {size(t - 1)}; use another bridge"
+                )
+            block = large_height * large_width // (height * width)
+            if block * snr(t - 1) > _TOO_STRONG * snr(t):
+                raise ValueError(
+                    f"upsampled-state needs an SNR {block} times higher at t = {t} than before it, and there it is "
+                    f"{snr(t) / snr(t - 1):.3g} times; use another bridge, or a model trained with shifted noise "
+                    "(--process.shifted)"
+                )
 
     def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         schedule = self.process.noise
@@ -99,3 +123,14 @@ class UpsampledState(Bridge):
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
     return interpolate(x, size=like.shape[-2:], mode="nearest")
+
+
+def _mean_eigenvalue(M: LinearOperator) -> float:
+    """tr(M^T M) over the number of pixels that M takes."""
+    if isinstance(M, Separable):
+        return float(M.gram_eigenvalues.mean())
+    height, width = M.out_size
+    # By rows of M, a row of pixels at a time, so that large pictures fit into memory.
+    rows = torch.eye(height * width, dtype=torch.float64).reshape(height, width, height, width)
+    pixels = M.in_size[0] * M.in_size[1]
+    return sum(float(M.adjoint(row).square().sum()) for row in rows) / pixels

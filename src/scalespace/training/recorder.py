@@ -1,0 +1,98 @@
+"""What the steps of a run did, gathered and written: losses by resolution, the norm of the gradient, the pace."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple, NoReturn
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from scalespace.errors import UserError
+from scalespace.training.configuration import TrainConfig
+from scalespace.training.run_directory import RunDirectory
+from scalespace.training.time_sampling import TimeGroup
+
+__all__ = ["Recorder", "StepResult"]
+
+
+class StepResult(NamedTuple):
+    """What a step did."""
+
+    group: TimeGroup
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+class Recorder:
+    """Gathers what steps did, and writes it to the run's log and to the tracker.
+
+    Args:
+        run: Has the log.
+        accelerator: Has the tracker.
+        config: The run.
+    """
+
+    def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig):
+        self.run, self.accelerator, self.config = run, accelerator, config
+        # Losses stay on the device until they are written, so that a step does not wait for them.
+        self.pending: list[tuple[int, StepResult]] = []
+        self.since = time.perf_counter()
+
+    def add(self, step: int, result: StepResult) -> None:
+        """Keep what a step did, counted from 1, until it is written."""
+        self.pending.append((step, result))
+
+    def flush(self) -> str:
+        """Write what has gathered; returns a word for the progress bar.
+
+        Raises:
+            UserError: If a loss is not finite, or a gradient has spoilt the weights.
+        """
+        if not self.pending:
+            return ""
+        losses = torch.stack([result.loss for _, result in self.pending]).tolist()
+        norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
+        by_group: dict[str, list[float]] = {}
+        for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
+            if not math.isfinite(loss):
+                self._stop(f"the loss is {loss}", step, result)
+            # In half precision the scaler leaves such a step out and goes on with a smaller scale.
+            if not math.isfinite(norm) and self.accelerator.scaler is None:
+                self._stop(f"the norm of the gradient is {norm}", step, result)
+            by_group.setdefault(_name(result.group), []).append(loss)
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        seconds = time.perf_counter() - self.since
+        pictures = len(losses) * self.config.batch_size * self.accelerator.num_processes
+        record = {
+            "step": self.pending[-1][0],
+            "loss": sum(losses) / len(losses),
+            "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
+            "gradient_norm": sum(finite) / len(finite) if finite else None,
+            "pictures_per_second": round(pictures / seconds, 1),
+        }
+        self.pending.clear()
+        self.since = time.perf_counter()
+        if self.accelerator.is_main_process:
+            self.run.append_log(record)
+        scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
+        scalars = {key: value for key, value in scalars.items() if value is not None}
+        self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])
+        return f"loss {record['loss']:.4f}"
+
+    def _stop(self, what: str, step: int, result: StepResult) -> NoReturn:
+        latest = self.run.latest_checkpoint()
+        kept = f"the last good checkpoint is {latest[1]}" if latest else "no checkpoint had been written yet"
+        half = ", or bf16 in the place of fp16" if self.accelerator.scaler is not None else ""
+        raise UserError(
+            f"{what} at step {step} ({_name(result.group)}) and training has stopped; {kept}; "
+            f"train in a new --output-dir with a lower --learning-rate{half}"
+        )
+
+
+def _name(group: TimeGroup) -> str:
+    """16x16 for steps inside a level, 16x16 -> 32x32 for a change."""
+    size, target = ("{}x{}".format(*side) for side in (group.size, group.target_size))
+    return f"{size} -> {target}" if group.is_change else size
