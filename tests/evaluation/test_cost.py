@@ -38,9 +38,10 @@ def test_every_preset_can_be_planned(name: str, capsys):
     assert plan["share"] == pytest.approx(average / plan["one_level_gflops"])
     assert (plan["share"] < 0.95) == (levels > 1)
     margins = [path["margin"] for path in plan["paths"] if path["size"] != path["target_size"]]
-    # A halving shrinks the noise by about a quarter, and one step of noise takes little of that room.
+    # A halving shrinks the noise to about a quarter, and one step takes little of that room; a shift takes nearly all of it.
     assert len(margins) == levels - 1
-    assert all(3.5 < margin < 4.5 for margin in margins)
+    low, high = (3.5, 4.5) if name.startswith(("celeba", "imagenet")) else (1.0, 1.1)
+    assert all(low < margin < high for margin in margins)
     assert all(path["margin"] is None for path in plan["paths"] if path["size"] == path["target_size"])
 
 

@@ -10,8 +10,9 @@ Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from scalespace.evaluation.cost import path_gflops
 from scalespace.evaluation.request import Request
 from scalespace.evaluation.scale import Sampler
 from scalespace.evaluation.table import Column, Table
+from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.linear import Size
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.build import build_network, build_scheduler
@@ -155,9 +157,10 @@ def average_gflops(model: ModelConfig, counted: Counted | None = None) -> Averag
     """
     counted = {} if counted is None else counted
     scheduler = build_scheduler(model)
+    network = cache(partial(_network, model, scheduler.sizes))
     total = products = 0.0
     for group in TimeSampler(scheduler.process).groups:
-        of_path, of_products = _count(model, scheduler.sizes, group.size, group.target_size, counted)
+        of_path, of_products = _count(model, network, group.size, group.target_size, counted)
         share = (group.last - group.first + 1) / scheduler.process.timesteps
         total += share * of_path
         products += share * of_products
@@ -179,22 +182,26 @@ def picture_gflops(model: ModelConfig, sampler: Sampler, counted: Counted | None
     counted = {} if counted is None else counted
     scheduler: Any = ScaleSpaceScheduler.from_config(build_scheduler(model).config, **sampler.options)
     scheduler.set_timesteps(sampler.steps)
+    network = cache(partial(_network, model, scheduler.sizes))
     total = 0.0
     for timestep in scheduler.timesteps.tolist():
         size, target = scheduler.process.size(timestep + 1), scheduler.target_size(timestep)
-        total += _count(model, scheduler.sizes, size, target, counted)[0]
+        total += _count(model, network, size, target, counted)[0]
     return total
 
 
+def _network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
+    with torch.device("meta"):
+        return build_network(model, sizes)
+
+
 def _count(
-    model: ModelConfig, sizes: Sequence[Size], size: Size, target_size: Size, counted: Counted
+    model: ModelConfig, network: Callable[[], FlexiUNet], size: Size, target_size: Size, counted: Counted
 ) -> tuple[float, float]:
     path = (model.network, model.released_quirks, size, target_size)
     if path not in counted:
-        with torch.device("meta"):
-            network = build_network(model, sizes)
         with FlopCounterMode(display=False) as counter:
-            of_path = path_gflops(network, size, target_size)
+            of_path = path_gflops(network(), size, target_size)
         # Nothing but attention multiplies batches of matrices.
         counted[path] = of_path, counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0) / 1e9
     return counted[path]

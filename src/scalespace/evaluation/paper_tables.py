@@ -92,8 +92,11 @@ def architecture(request: Request) -> Table:
         *(Column("paper_fid", "paper: FID", ".2f"), Column("paper_seconds", "paper: seconds (A4000)", ".2f")),
         printed=[ARCHITECTURE.get((scale.name, str(row[0]))) for row in rows],
     )
-    note = f"Seconds: median of {scale.timed_pictures} pictures drawn one by one in {scale.sampling_steps} steps."
-    return _table(request, "architecture", f"Full U-Net and Flexi-UNet on {scale.pictures}", columns, rows, note)
+    notes = (
+        "The full U-Net resizes every state up to the full resolution; the paper's takes it at its own, so that it costs less.",
+        f"Seconds: median of {scale.timed_pictures} pictures drawn one by one in {scale.sampling_steps} steps.",
+    )
+    return _table(request, "architecture", f"Full U-Net and Flexi-UNet on {scale.pictures}", columns, rows, *notes)
 
 
 def schedules(request: Request) -> Table:
@@ -151,7 +154,7 @@ def anisotropic(request: Request) -> Table:
         ],
     )
     notes = (
-        "Isotropic: white noise of the same variance in the place of the posterior's, in the steps that change the resolution.",
+        "Isotropic: white noise of the posterior's mean variance in its place, in the steps that change the resolution.",
         f"Seconds: median of {scale.timed_pictures} pictures drawn one by one in {scale.sampling_steps} steps.",
     )
     return _table(request, "anisotropic", f"Noise at changes of resolution on {scale.pictures}", columns, rows, *notes)
@@ -281,9 +284,8 @@ def _notes(experiments: Experiments) -> Iterator[str]:
             f"{scale.steps} steps of {scale.batch_size} pictures, {scale.sampling_steps} sampling steps and no Inception. They "
             "show that every part runs; with so little training the order of the rows may differ from the paper's."
         )
-    if (share := scale.ssd(scale.levels[-1]).config.change_share) is not None:
         yield (
-            f"{share:.0%} of the training batches lie at changes of resolution; the paper draws all times "
+            f"{arm.config.change_share:.0%} of the training batches lie at changes of resolution; the paper draws all times "
             "evenly, and these few steps would leave the changes untrained."
         )
     else:
