@@ -50,15 +50,17 @@ SAMPLERS = {
 TRUTH = "training pictures"
 
 Changes = tuple[dict[str, Any], dict[str, Any]]
-"""What an arm changes in the process, and in the rest of the run."""
+"""What an arm changes in the process, and in the rest of the run. What an arm is called after is
+named here, whatever the package's defaults are."""
 ARMS: dict[str, Changes] = {
     "ddpm": ({"levels": 1}, {"change_share": None}),
-    "paper": ({}, {}),
+    "paper": ({"shifted": False}, {}),
     "shifted": ({"shifted": True}, {}),
     "shifted-auto": ({"shifted": True, "resolution": "auto"}, {}),
     "orthonormal": ({"shifted": True, "degradation": "orthonormal"}, {}),
     "orthonormal-auto": ({"shifted": True, "degradation": "orthonormal", "resolution": "auto"}, {}),
-    # What the training does, on the shifted process.
+    # What the training does.
+    "paper-share-0.1": ({"shifted": False}, {"change_share": 0.1}),
     "share-0.001": ({"shifted": True}, {"change_share": 0.001}),
     "share-0.1": ({"shifted": True}, {"change_share": 0.1}),
     "share-0.1-weighed": ({"shifted": True}, {"change_share": 0.1, "weigh_changes": True}),

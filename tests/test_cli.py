@@ -47,7 +47,22 @@ def test_help_is_quick_and_loads_no_torch():
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "plan"])
+def test_a_reader_that_leaves_early_is_no_error():
+    # As of scalespace train --help | head.
+    with subprocess.Popen(
+        [sys.executable, "-c", "from scalespace.cli import main; main()", "train", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == ""
+    assert run.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "plan", "evaluate", "analyze", "reproduce"])
 def test_every_command_explains_itself_with_an_example(command: str, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

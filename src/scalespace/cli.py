@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
 from scalespace import __version__
+from scalespace.arguments import (
+    AnalyzeArguments,
+    EvaluateArguments,
+    PlanArguments,
+    ReproduceArguments,
+    SampleArguments,
+    TrainArguments,
+)
 from scalespace.errors import UserError
-from scalespace.evaluation.scale import Reproduction
 from scalespace.training.configuration import ModelConfig, TrainConfig, preset
 
 __all__ = ["main"]
@@ -42,142 +49,6 @@ examples:
   scalespace evaluate runs/shapes/model photos.zip --num-images 1000
 
 scalespace COMMAND --help tells all options of a command."""
-
-_Preset = Annotated[str, tyro.conf.arg(help="Process and network to start from; every other option overrides it.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Train(TrainConfig):
-    preset: _Preset = "tiny"
-    quiet: bool = False
-    """No progress bars."""
-
-    def __post_init__(self):
-        # Values are checked when the configuration is taken out of this, where an error is not the parser's.
-        pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan(ModelConfig):
-    preset: _Preset = "tiny"
-    data: str | None = None
-    """Folder of images, zip of images, or synthetic:shapes, to read the resolutions off."""
-    tolerance: float | None = None
-    """With --data: a level is left where the signal-to-noise ratio of what it alone holds sinks below this (0.01)."""
-    plot: str | None = None
-    """With --data: picture to draw of the spectrum and of both schedules."""
-    json: bool = False
-    """Print JSON."""
-    quiet: bool = False
-    """No progress bars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Analyze(ModelConfig):
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Folder of images, zip of images, or synthetic:shapes."""
-    preset: _Preset = "tiny"
-    output: str | None = None
-    """Folder for information.png, information.svg and information.json."""
-    json: bool = False
-    """Print JSON."""
-    quiet: bool = False
-    """No progress bars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reproduce(Reproduction):
-    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
-    """main, architecture, schedules, anisotropic, steps (these train models), information (of pictures) or gflops."""
-    device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
-    json: bool = False
-    """Print JSON."""
-    quiet: bool = False
-    """No progress bars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model folder, as training wrote it (RUN/model)."""
-    output: str
-    """New folder for the pictures."""
-    num_images: int = 16
-    """Number of pictures."""
-    steps: int = 50
-    """Sampling steps, up to the process's timesteps: with linspace the equally spaced ones, at least 2, besides which
-    resolution changes are kept; with log_snr all of them, at least levels + 1."""
-    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
-    """How a step is taken; the model's own if left out."""
-    eta: float | None = None
-    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
-    bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
-    """How the resolution goes up: exact, which is the solver's own way, or a baseline; the model's own if left out."""
-    spacing: Literal["linspace", "log_snr"] | None = None
-    """Equal steps of time or of log-SNR (which suits multistep and corrected); the model's own if left out."""
-    upsample: str | None = None
-    """Folder of the second model of a cascade, trained with --network.condition-size, to enlarge the pictures."""
-    seed: int = 0
-    """Picture i depends on the seed and i alone."""
-    batch_size: int = 16
-    """Pictures drawn together."""
-    class_label: int | None = None
-    """Class of all pictures; left out, a class-conditional model takes its classes in turn."""
-    trajectory: bool = False
-    """Also draw the states on their way up, from the smallest resolution."""
-    device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
-    json: bool = False
-    """Print JSON."""
-    quiet: bool = False
-    """No progress bars."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Evaluate:
-    generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
-    """Folder or zip of pictures, statistics (.npz), or a model folder (RUN/model) to draw from."""
-    reference: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REFERENCE")]
-    """The same; the pictures it should look like."""
-    metrics: str | None = None
-    """Comma list of fid, kid, prdc, swd, spectrum, colour; left out, all that the two sides allow."""
-    inception_weights: str | None = None
-    """inception-2015-12-05.pt, for FID and KID; left out, SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
-    features: str | None = None
-    """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d)."""
-    features_size: int | None = None
-    """With --features: side in pixels that pictures are resized to for it."""
-    resize: Literal["clean", "legacy"] = "clean"
-    """How pictures are resized for a network: antialiased bicubic, or bilinear without antialiasing as the first FID."""
-    neighbours: int = 5
-    """Nearest neighbours of precision, recall, density and coverage."""
-    bootstrap: int = 100
-    """Resamples of the intervals; 0 makes none."""
-    num_images: int = 1000
-    """Pictures to draw from a side that is a model."""
-    steps: int = 50
-    """Its sampling steps."""
-    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
-    """How it takes a step; the model's own if left out."""
-    eta: float | None = None
-    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
-    spacing: Literal["linspace", "log_snr"] | None = None
-    """Equal steps of time or of log-SNR; the model's own if left out."""
-    batch_size: int = 16
-    """Pictures drawn together."""
-    seed: int = 0
-    """Of drawn pictures and of everything else that is random."""
-    save_statistics: str | None = None
-    """File (.npz) for the statistics of the reference, to give in its place the next time."""
-    save_features: bool = False
-    """With --save-statistics: keep the features of all pictures too, which kid and prdc need."""
-    device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
-    json: bool = False
-    """Print JSON."""
-    quiet: bool = False
-    """No progress bars."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -203,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands[words[0]](words[1:])
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it. Nothing may be flushed into the pipe when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.strerror is None:
             raise
@@ -224,7 +99,7 @@ def _train(words: list[str]) -> None:
 
     example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
     """
-    given = _parse(_Train, words, data=tyro.MISSING, output_dir=tyro.MISSING)
+    given = _parse(TrainArguments, words, data=tyro.MISSING, output_dir=tyro.MISSING)
     config = _as(TrainConfig, given)
     from scalespace.training.loop import train
 
@@ -246,7 +121,7 @@ def _sample(words: list[str]) -> None:
 
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
     """
-    given = _cli(_Sample, words, _sample)
+    given = _cli(SampleArguments, words, _sample)
     from scalespace.pipelines.sampling import sample_to_folder, use_solver
     from scalespace.pipelines.saving import load_pipeline
 
@@ -292,7 +167,7 @@ def _evaluate(words: list[str]) -> None:
 
     example: scalespace evaluate pictures/ photos.zip --inception-weights inception-2015-12-05.pt --json
     """
-    given = _cli(_Evaluate, words, _evaluate)
+    given = _cli(EvaluateArguments, words, _evaluate)
     from scalespace.evaluation.evaluate import Options, evaluate, leads
     from scalespace.evaluation.provenance import provenance
     from scalespace.evaluation.sides import Sampling
@@ -318,7 +193,7 @@ def _plan(words: list[str]) -> None:
     example: scalespace plan --preset celeba64-4l --process.levels 3
     example: scalespace plan --preset celeba64-4l --data photos/ --tolerance 0.01 --plot resolutions.png
     """
-    given = _parse(_Plan, words)
+    given = _parse(PlanArguments, words)
     for option in ("tolerance", "plot"):
         if given.data is None and getattr(given, option) is not None:
             raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
@@ -330,7 +205,7 @@ def _plan(words: list[str]) -> None:
     print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
 
 
-def _plan_from_data(given: _Plan, model: ModelConfig, command: str) -> Any:
+def _plan_from_data(given: PlanArguments, model: ModelConfig, command: str) -> Any:
     from scalespace.evaluation.cost import make_plan_from_data
     from scalespace.training.data import open_images
     from scalespace.training.spectrum import mean_spectrum
@@ -360,7 +235,7 @@ def _analyze(words: list[str]) -> None:
 
     example: scalespace analyze photos/ --preset celeba64-4l --output information
     """
-    given = _parse(_Analyze, words, data=tyro.MISSING)
+    given = _parse(AnalyzeArguments, words, data=tyro.MISSING)
     from scalespace.evaluation.analysis import analyze_pictures
     from scalespace.evaluation.provenance import provenance
 
@@ -384,7 +259,7 @@ def _reproduce(words: list[str]) -> None:
 
     example: scalespace reproduce main --scale paper --data img_align_celeba/ --inception-weights inception-2015-12-05.pt
     """
-    given = _cli(_Reproduce, words, _reproduce)
+    given = _cli(ReproduceArguments, words, _reproduce)
     from scalespace.evaluation.paper import reproduce
     from scalespace.evaluation.provenance import provenance
 
@@ -418,7 +293,7 @@ def _parse(arguments_class: type, words: list[str], **defaults: Any) -> Any:
     name = next((word.removeprefix("--preset=") for word in words if word.startswith("--preset=")), name) or "tiny"
     model = preset(name)
     start = _fields(ModelConfig, model)
-    command = {_Train: _train, _Plan: _plan, _Analyze: _analyze}[arguments_class]
+    command = {TrainArguments: _train, PlanArguments: _plan, AnalyzeArguments: _analyze}[arguments_class]
     return _cli(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
 
 

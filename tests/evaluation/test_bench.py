@@ -1,13 +1,19 @@
-"""What the oracle bench compares with: other grids."""
+"""What the benches compare with: other grids, and processes that are what they are called."""
+
+import argparse
+from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.placement import best_division, best_points, even_grid, uniform_calls
+from benchmarks.trained import configuration
 
 from scalespace.diffusion.degradation import Resizing, Unchanged
 from scalespace.diffusion.grids import calls_by_level, divided_grid
 from scalespace.diffusion.noise import LinearBeta, Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.training.build import build_scheduler
 
 DEGRADATION = Resizing.octaves((8, 8), ConvexDecay(3))
 SHIFTED = ScaleSpaceProcess(Shifted(LinearBeta(), DEGRADATION), DEGRADATION)
@@ -37,3 +43,15 @@ def test_searches_find_what_is_better_where_it_is_known():
     aim = (1000, 700, 400, 200, 1)
     apart = lambda grid: sum(abs(a - b) for a, b in zip(grid, aim, strict=True))  # noqa: E731
     assert best_points(ONE_LEVEL, start, apart, rounds=60) == aim
+
+
+@pytest.mark.parametrize(
+    ("arm", "levels", "shifted"),
+    [("ddpm", 1, False), ("paper", 3, False), ("paper-share-0.1", 3, False), ("shifted", 3, True), ("v", 3, True)],
+)
+def test_arms_have_the_noise_that_they_are_called_after(arm: str, levels: int, shifted: bool, tmp_path: Path):
+    arguments = argparse.Namespace(arm=arm, size=16, data="pictures.zip", batch_size=64, seed=0, no_flip=False)
+    process = build_scheduler(configuration(arguments, tmp_path)).process
+    base = LinearBeta().log_snr_table
+    assert len(process.degradation.change_points) == levels - 1
+    assert torch.equal(process.noise.log_snr_table, base) is not shifted
