@@ -2,7 +2,8 @@
 
     python -m benchmarks.trained run --data cifar10-32.zip --heldout cifar10-32-heldout.zip --arm shifted --seed 0
     python -m benchmarks.trained truth --data cifar10-32.zip --heldout cifar10-32-heldout.zip
-    python -m benchmarks.trained table                           tables of all runs so far
+    python -m benchmarks.trained table                           tables of all runs so far, and what arms have over DDPM
+    python -m benchmarks.trained pictures --data cifar10-32.zip  first pictures of the four processes, as one PNG
 
 A run trains one arm (``--help`` lists them) until it has spent the FLOPs that ``--steps`` steps of DDPM spend, draws pictures
 by each sampler, and adds a line for each to --output/results.jsonl with their distances to the held-out pictures. A run that
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from scalespace.evaluation.builtin_features import builtin_features
@@ -48,6 +51,14 @@ SAMPLERS = {
     "corrected-20": ("corrected", "log_snr", 20),
 }
 TRUTH = "training pictures"
+PROCESSES = {
+    "ddpm": "DDPM",
+    "paper": "the paper's noise",
+    "shifted": "shifted",
+    "shifted-auto": "shifted, levels read off the data",
+}
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
+"""Half width of a 95 % interval in standard errors, by the number of values."""
 
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run. What an arm is called after is
@@ -189,12 +200,10 @@ def add(folder: Path, record: dict[str, Any]) -> None:
 def table(arguments: argparse.Namespace) -> None:
     lines = (arguments.output / "results.jsonl").read_text().splitlines()
     # The last line of a run that was repeated counts.
-    records = list(
-        {(r["data"], r["size"], r["arm"], r["seed"], r["sampler"]): r for r in map(json.loads, lines)}.values()
-    )
+    records = list({(*place(r), r["arm"], r["seed"]): r for r in map(json.loads, lines)}.values())
     parts = []
-    for data, size, sampler in dict.fromkeys((r["data"], r["size"], r["sampler"]) for r in records):
-        chosen = [r for r in records if (r["data"], r["size"], r["sampler"]) == (data, size, sampler)]
+    for data, size, sampler in dict.fromkeys(map(place, records)):
+        chosen = [r for r in records if place(r) == (data, size, sampler)]
         bands = [key for key in chosen[0] if key.startswith("swd_")]
         # The mean of one band is that band.
         bands = bands[:-1] if len(bands) == 2 else bands
@@ -210,16 +219,67 @@ def table(arguments: argparse.Namespace) -> None:
         parts.append(
             f"{data} at {size} pixels, {sampler}, {chosen[0]['samples']} pictures:\n\n{markdown(header, rows)}"
         )
-    print("\n\n".join(parts))
+    print("\n\n".join([*parts, over_ddpm(records)]))
+
+
+def place(record: dict[str, Any]) -> tuple[str, int, str]:
+    """What records must share to be compared."""
+    return record["data"], record["size"], record["sampler"]
+
+
+def over_ddpm(records: list[dict[str, Any]]) -> str:
+    """Distances as multiples of those of DDPM with the same pictures and seed, over all of them."""
+    keys = ["frechet_features", "frechet_pixels", "swd_mean"]
+    ddpm = {(*place(r), r["seed"]): r for r in records if r["arm"] == "ddpm"}
+    rows = []
+    for arm in [arm for arm in PROCESSES if arm != "ddpm"]:
+        pairs = [(r, ddpm[*place(r), r["seed"]]) for r in records if r["arm"] == arm and (*place(r), r["seed"]) in ddpm]
+        if not pairs:
+            continue
+        cells = []
+        for key in keys:
+            logs = [math.log(r[key] / base[key]) for r, base in pairs]
+            mean, half = statistics.mean(logs), half_width(logs)
+            ends = "" if half is None else f" ({math.exp(mean - half):.2f} to {math.exp(mean + half):.2f})"
+            cells.append(f"{math.exp(mean):.2f}{ends}")
+        rows.append([arm, str(len(pairs)), *cells])
+    header = ["arm", "runs", "Frechet, features", "Frechet, pixels", "SWD"]
+    title = "Geometric mean of the distance over DDPM's, same pictures and seed (95 % interval):"
+    return f"{title}\n\n{markdown(header, rows)}"
 
 
 def interval(values: list[float]) -> str:
     """Mean, and half the width of its 95 % interval by Student's t."""
+    half = half_width(values)
+    return f"{statistics.mean(values):.3g}" + ("" if half is None else f" ± {half:.2g}")
+
+
+def half_width(values: list[float]) -> float | None:
     if len(values) == 1:
-        return f"{values[0]:.3g}"
-    quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}[len(values)]
-    half = quantile * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.3g} ± {half:.2g}"
+        return None
+    return STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def pictures(arguments: argparse.Namespace) -> None:
+    """The upper halves of the grids of every process, enlarged and with their names."""
+    name, enlarged = arguments.samplers[0], 3 if arguments.size == 16 else 2
+    panels = []
+    for arm, title in PROCESSES.items():
+        folder = arguments.output / f"{arguments.data.stem}-{arguments.size}-{arm}-{arguments.seed}"
+        with Image.open(folder / f"{name}.png") as grid:
+            upper = grid.convert("RGB").crop((0, 0, grid.width, grid.height // 2))
+        upper = upper.resize((upper.width * enlarged, upper.height * enlarged), Image.Resampling.NEAREST)
+        panel = Image.new("RGB", (upper.width + 20, upper.height + 30), "white")
+        panel.paste(upper, (10, 22))
+        ImageDraw.Draw(panel).text((10, 6), title, fill="black")
+        panels.append(panel)
+    width, height = panels[0].size
+    sheet = Image.new("RGB", (2 * width, 2 * height), "white")
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (index % 2 * width, index // 2 * height))
+    path = arguments.output / f"{arguments.data.stem}-{arguments.size}-{arguments.seed}.png"
+    sheet.save(path)
+    print(path)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -227,7 +287,12 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"run": run, "truth": truth, "table": table}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": run,
+    "truth": truth,
+    "table": table,
+    "pictures": pictures,
+}
 
 
 def main() -> None:
@@ -246,8 +311,10 @@ def main() -> None:
     parser.add_argument("--samplers", choices=SAMPLERS, nargs="+", default=["corrected-50"])
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
-    if arguments.command != "table" and (arguments.data is None or arguments.heldout is None):
-        parser.error("it needs pictures to train on and to compare with; give --data and --heldout")
+    needed = {"run": ("data", "heldout"), "truth": ("data", "heldout"), "pictures": ("data",), "table": ()}
+    for option in needed[arguments.command]:
+        if getattr(arguments, option) is None:
+            parser.error(f"{arguments.command} needs --{option}")
     COMMANDS[arguments.command](arguments)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.placement import best_division, best_points, even_grid, uniform_calls
-from benchmarks.trained import configuration
+from benchmarks.trained import configuration, over_ddpm
 
 from scalespace.diffusion.degradation import Resizing, Unchanged
 from scalespace.diffusion.grids import calls_by_level, divided_grid
@@ -55,3 +55,19 @@ def test_arms_have_the_noise_that_they_are_called_after(arm: str, levels: int, s
     base = LinearBeta().log_snr_table
     assert len(process.degradation.change_points) == levels - 1
     assert torch.equal(process.noise.log_snr_table, base) is not shifted
+
+
+def test_distances_are_compared_with_those_of_ddpm_with_the_same_seed():
+    keys = ("frechet_features", "frechet_pixels", "swd_mean")
+    records = [
+        {"data": "a", "size": 16, "sampler": "corrected-50", "arm": arm, "seed": seed} | dict.fromkeys(keys, distance)
+        for arm, seed, distance in [
+            ("ddpm", 0, 1.0),
+            ("ddpm", 1, 30.0),
+            ("paper", 0, 2.0),
+            ("paper", 1, 60.0),
+            ("shifted", 2, 9.0),
+        ]
+    ]
+    *_, row = over_ddpm(records).splitlines()
+    assert row == "| paper | 2 |" + " 2.00 (2.00 to 2.00) |" * 3
