@@ -298,4 +298,7 @@ def _notes(experiments: Experiments) -> Iterator[str]:
         f"Of {experiments.compared}. Intervals are over the pictures, not over other trainings; such a distance is biased "
         "upwards, the more the fewer the pictures, so compare it inside this table only."
     )
-    yield f"Hours and seconds are of {experiments.device_name}; seed {experiments.seed} of everything that is drawn."
+    yield (
+        f"Hours and seconds are of {experiments.device_name}; what an earlier command trained or drew has those of then. "
+        f"Seed {experiments.seed} of everything that is drawn."
+    )
