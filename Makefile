@@ -28,8 +28,9 @@ demo: setup
 		--learning-rate 1e-3 --warmup-steps 50 --ema-decay 0.99 --change-share 0.03 --checkpoint-every 200 --sample-every 0
 	$(BIN)/scalespace sample $(RUN)/model --num-images 64 --batch-size 32 --steps 50 --trajectory --output $(RUN)/pictures
 
+# One process a core with one thread each: torch's threads of several processes would wait for each other.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

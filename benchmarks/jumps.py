@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scalespace.data.images import open_images
 from scalespace.diffusion.denoiser import Denoiser, GaussianDenoiser
 from scalespace.diffusion.grids import log_snr_grid
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import Corrected
-from scalespace.evaluation.oracle import spectral_covariance
 from scalespace.operators.dct import dct_matrix
+from scalespace.oracles.gaussian import spectral_covariance
 from scalespace.pipelines.saving import load_pipeline
-from scalespace.training.data import open_images
 
 BATCH = 250
 GAUSSIANS = 4000  # cheap to denoise exactly

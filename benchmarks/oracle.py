@@ -25,17 +25,19 @@ from benchmarks.placement import best_division, best_points, even_grid, kept_poi
 from torch import Tensor
 from tqdm import tqdm
 
+from scalespace.data.images import open_images
 from scalespace.diffusion.bridges import Bridge, Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser, GaussianMixtureDenoiser
 from scalespace.diffusion.grids import calls_by_level, log_snr_grid
-from scalespace.diffusion.noise import LinearBeta, Shifted
+from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.resolution import ConvexDecay, FromSpectrum
+from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
-from scalespace.evaluation.mixture import fit_mixture, grey_patches, mixture_moments
-from scalespace.evaluation.mixture_errors import draw_chain, mixture_errors
-from scalespace.evaluation.oracle import (
+from scalespace.diffusion.spectral import FromSpectrum
+from scalespace.operators.linear import Size
+from scalespace.oracles.gaussian import (
     chain_covariance,
     frechet_distance_squared,
     lorentzian,
@@ -44,8 +46,8 @@ from scalespace.evaluation.oracle import (
     sampled_covariance,
     spectral_covariance,
 )
-from scalespace.operators.linear import Size
-from scalespace.training.data import open_images
+from scalespace.oracles.mixture import fit_mixture, grey_patches, mixture_moments
+from scalespace.oracles.mixture_errors import draw_chain, mixture_errors
 
 Grid = tuple[int, ...]
 REMEMBERING = ("Multistep", "Corrected")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalespace.evaluation.frechet_distance import frechet
-from scalespace.evaluation.kernel_distance import kid
-from scalespace.evaluation.precision_recall import prdc
+from scalespace.metrics.frechet_distance import frechet
+from scalespace.metrics.kernel_distance import kid
+from scalespace.metrics.precision_recall import prdc
 
 COUNT, DIMENSIONS = 50_000, 2048
 

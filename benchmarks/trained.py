@@ -27,19 +27,19 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from scalespace.evaluation.builtin_features import builtin_features
-from scalespace.evaluation.cost import path_gflops
-from scalespace.evaluation.frechet_distance import Moments, frechet_distance
-from scalespace.evaluation.sliced_wasserstein import sliced_wasserstein_bands
+from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.spectrum import mean_spectrum
+from scalespace.metrics.builtin_features import builtin_features
+from scalespace.metrics.frechet_distance import Moments, frechet_distance
+from scalespace.metrics.sliced_wasserstein import sliced_wasserstein_bands
 from scalespace.pipelines.pictures import picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import draw, use_solver
 from scalespace.pipelines.saving import load_pipeline
+from scalespace.planning.cost import path_gflops
 from scalespace.training.build import build_network, build_scheduler, build_times, with_data
 from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
-from scalespace.training.data import ImageDataset, open_images
 from scalespace.training.loop import train
-from scalespace.training.spectrum import mean_spectrum
 
 LEVELS = {16: 3, 32: 3, 64: 4}
 NETWORK = NetworkConfig(

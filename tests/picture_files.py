@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from scalespace.training.shapes import shapes
+from scalespace.data.shapes import shapes
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -17,21 +17,21 @@ from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
 from scalespace.cli import main
+from scalespace.data.batches import to_model
 from scalespace.diffusion.degradation import Blurring, Unchanged
 from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import Ancestral
-from scalespace.evaluation.cost import make_plan
-from scalespace.evaluation.oracle import frechet_distance_squared, power_law, sampled_covariance, spectral_covariance
 from scalespace.networks.flexi_unet import FlexiUNetOutput
 from scalespace.operators.dct import dct_matrix
+from scalespace.oracles.gaussian import frechet_distance_squared, power_law, sampled_covariance, spectral_covariance
 from scalespace.pipelines.pictures import image_generators
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import use_solver
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.training.batches import to_model
+from scalespace.planning.cost import make_plan
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ProcessConfig, TrainConfig
 from scalespace.training.loop import Batch, Trainer, train

@@ -74,8 +74,8 @@ def test_without_a_command_the_commands_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert "usage: scalespace {train,sample,evaluate,plan,analyze,reproduce}" in capsys.readouterr().out
-    assert '"tarin" is not a command; use one of train, sample, plan' in cli_error(capsys, ["tarin"])
+    assert "usage: scalespace {plan,train,sample,evaluate,analyze,reproduce}" in capsys.readouterr().out
+    assert '"tarin" is not a command; use one of plan, train, sample' in cli_error(capsys, ["tarin"])
 
 
 def test_version(capsys):

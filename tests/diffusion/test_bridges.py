@@ -9,9 +9,10 @@ from torch.testing import assert_close
 
 from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import Levels, Resizing, Unchanged
-from scalespace.diffusion.noise import Cosine, LinearBeta, Shifted
+from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import Ancestral, Multistep
 from scalespace.operators.linear import LinearOperator, Size
 

@@ -10,9 +10,10 @@ from tests.strategies import normal, seeds, shrinking_sizes
 from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
-from scalespace.diffusion.noise import Cosine, LinearBeta, Shifted
+from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay
+from scalespace.diffusion.shifted import Shifted
 from scalespace.operators.dct import dct_matrix
 from scalespace.operators.linear import Identity
 from scalespace.operators.resize import Separable

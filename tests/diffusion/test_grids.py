@@ -10,9 +10,10 @@ from tests.golden_vectors import golden_case
 
 from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
 from scalespace.diffusion.grids import calls_by_level, divided_grid, log_snr_grid, uniform_grid
-from scalespace.diffusion.noise import LinearBeta, Shifted
+from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.shifted import Shifted
 
 PLAIN = ScaleSpaceProcess(LinearBeta(), Unchanged((64, 64)))
 

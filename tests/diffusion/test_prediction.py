@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from scalespace.diffusion.degradation import Blurring, OrthonormalResizing, Resizing
 from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.loss import VelocityWeight
-from scalespace.diffusion.noise import LinearBeta, Shifted
+from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.prediction import Epsilon, Sample, Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.shifted import Shifted
 from scalespace.operators.linear import FunctionOperator, Identity
 
 NOISE = LinearBeta(12, 0.05, 0.6)

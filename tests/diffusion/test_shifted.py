@@ -7,9 +7,10 @@ from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import OrthonormalResizing, Resizing, Unchanged
 from scalespace.diffusion.denoiser import dense
-from scalespace.diffusion.noise import Cosine, LinearBeta, Shifted
+from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.diffusion.shifted import Shifted
 
 KINDS = (Resizing, OrthonormalResizing)
 

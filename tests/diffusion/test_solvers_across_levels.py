@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import Degradation, OrthonormalResizing, Resizing, Unchanged
 from scalespace.diffusion.denoiser import dense
-from scalespace.diffusion.noise import LinearBeta, Shifted
+from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.operators.linear import FunctionOperator, Identity
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from scalespace.diffusion.bridges import Isotropic
 from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.solvers import Ancestral
-from scalespace.evaluation.oracle import power_law, sampled_covariance, spectral_covariance
+from scalespace.oracles.gaussian import power_law, sampled_covariance, spectral_covariance
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 PICTURES = 20000

@@ -11,7 +11,7 @@ from scalespace.cli import main
 from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import OrthonormalResizing
 from scalespace.diffusion.grids import log_snr_grid
-from scalespace.diffusion.noise import Shifted
+from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 

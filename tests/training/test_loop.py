@@ -17,15 +17,15 @@ from tests.small_models import CHANGE, small_config
 from torch import Tensor
 from torch.testing import assert_close
 
+from scalespace.data.batches import BatchOrder, to_model
+from scalespace.data.images import open_images
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNetOutput
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
-from scalespace.training.batches import BatchOrder, to_model
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.data import open_images
 from scalespace.training.loop import Batch, Trainer
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses

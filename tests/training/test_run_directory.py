@@ -7,8 +7,9 @@ import pytest
 from tests.small_models import small_config
 
 from scalespace.errors import UserError
+from scalespace.files import write_directory, write_file
 from scalespace.training.configuration import ProcessConfig
-from scalespace.training.run_directory import RunDirectory, write_directory, write_file
+from scalespace.training.run_directory import RunDirectory
 
 
 def _write(text: str):

@@ -3,7 +3,7 @@
 A schedule is its log-SNR, log(alpha_t^2 / sigma_t^2), decreasing from +infinity at t = 0. From it
 alpha_t^2 = sigmoid(log-SNR) and sigma_t^2 = sigmoid(-log-SNR), both exact to rounding where the other is close to 1.
 
-The log-SNR may rise only at a change of resolution (``Shifted``), as far as the transition allows.
+The log-SNR may rise only at a change of resolution (see ``shifted``), as far as the transition allows.
 
 Sources: linear betas, Ho, Jain and Abbeel 2020 (arXiv 2006.11239); cosine, Nichol and Dhariwal 2021 (arXiv 2102.09672).
 """
@@ -19,9 +19,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from scalespace.diffusion.degradation import Degradation
-
-__all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "Shifted"]
+__all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule"]
 
 
 class Lookup:
@@ -133,58 +131,6 @@ class Cosine(NoiseSchedule):
         u = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
         f = torch.cos(math.pi / 2 * (u + self.offset) / (1 + self.offset)) ** 2
         return _log_snr_of_betas((1 - f[1:] / f[:-1]).clamp_max(self.beta_max))
-
-
-@dataclass(frozen=True)
-class Shifted(NoiseSchedule):
-    """A schedule whose log-SNR rises, at every change of resolution, by as much as the transition allows.
-
-    A change averages noise away: the transition needs no more than SNR_t lambda_max(M M^T) <= SNR_s, so that the state at
-    the lower resolution may have an SNR higher by 1 / lambda_max (4 for an octave in two dimensions). Schedules that keep
-    sigma across the change throw that away, and the reverse step has to win it back in one jump. Here
-
-        log-SNR_t = base_t + sum of -log lambda_max over the changes up to t - ramp_t,
-
-    where the ramp, linear from the first change to T, takes the whole shift back, so that T is as noisy as in the base
-    schedule. Inside a level log-SNR falls strictly, and at a change the inequality is an equality in the limit of small
-    steps. Where nothing is averaged, as in blurring, the shift is zero.
-
-    Args:
-        base: Schedule to shift.
-        degradation: On the same grid; tells the changes and their lambda_max.
-
-    Raises:
-        ValueError: If the grids differ.
-
-    Source: the shift of log-SNR with resolution, Hoogeboom, Heek and Salimans 2023, simple diffusion (arXiv 2301.11093),
-    tied here to the transition's own bound.
-    """
-
-    base: NoiseSchedule
-    degradation: Degradation
-
-    def __post_init__(self):
-        if self.base.timesteps != self.degradation.timesteps:
-            raise ValueError(
-                f"the noise schedule has {self.base.timesteps} timesteps and the degradation "
-                f"{self.degradation.timesteps}; give both the same"
-            )
-
-    @property
-    def timesteps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """T, the last grid point."""
-        return self.base.timesteps
-
-    @cached_property
-    def log_snr_table(self) -> Tensor:
-        table, changes, T = self.base.log_snr_table.clone(), self.degradation.change_points, self.timesteps
-        for t in changes:
-            shift = max(0.0, -math.log(self.degradation.operator(t - 1, t).norm_squared()))
-            table[t:] += shift
-            # What this change adds is taken back in equal parts over all steps from the first change on.
-            start = changes[0] - 1
-            table[start:] -= shift * torch.linspace(0, 1, T - start + 1, dtype=torch.float64)
-        return table
 
 
 def _check_timesteps(timesteps: int) -> None:

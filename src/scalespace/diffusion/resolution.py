@@ -10,45 +10,28 @@ With n levels counted from the highest resolution, and tau = i / (T - 1) for i =
 
 all capped at n - 1. A schedule is a choice of change points and nothing else: the sizes belong to the degradation.
 
-They do not ask what is in the pictures. ``FromSpectrum`` does: with S(f) the mean power of the data at frequency f, a level is
-left at the first grid point where the octave that the next one cannot hold is drowned in noise,
+They do not ask what is in the pictures; ``spectral`` has the schedule that does.
 
-    SNR_t * mean of S over the octave < tolerance.
-
-Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709); ``FromSpectrum`` is ours.
+Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709).
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-from scalespace.operators.linear import Size
-
-if TYPE_CHECKING:
-    # A noise schedule may itself depend on the resolutions (``Shifted``), so that its module imports this one.
-    from scalespace.diffusion.noise import NoiseSchedule
 
 __all__ = [
     "ChangesAt",
     "ConvexDecay",
     "Equal",
-    "FromSpectrum",
     "ResolutionSchedule",
     "SigmoidLike",
     "TanhLike",
-    "check_tolerance",
 ]
-
-# Below this share of the largest, a squared float64 coefficient is rounding and no picture.
-_ROUNDING = 1e-24
 
 
 class ResolutionSchedule(ABC):
@@ -161,117 +144,6 @@ class SigmoidLike(_Formula):
         # tau = 1/2 + h(j/n - 1/2) / 2.
         share = torch.arange(1, self.levels, dtype=torch.float64) / self.levels
         return torch.searchsorted(tau, _h(share - 0.5, self.gamma) / 2 + 0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class FromSpectrum(ResolutionSchedule):
-    """Every level is left as soon as the octave that it alone holds is drowned in noise.
-
-    Args:
-        spectrum: S, mean square of the orthonormal DCT-II coefficients of the clean pictures in [-1, 1] at full resolution,
-            shape (H, W), lowest frequency first.
-        sizes: Height and width of every level, highest resolution first; the first is (H, W).
-        noise: Gives SNR_t. The base schedule, also for a process whose noise is then ``Shifted``: the shift is what a change
-            gives back, and does not exist before it.
-        tolerance: Mode-SNR below which an octave counts as drowned, in (0, 1).
-
-    Raises:
-        ValueError: If spectrum, sizes and tolerance make no schedule.
-    """
-
-    spectrum: Tensor = field(repr=False)
-    sizes: tuple[Size, ...]
-    noise: NoiseSchedule
-    tolerance: float = 0.01
-
-    def __post_init__(self):
-        check_tolerance(self.tolerance)
-        if not self.sizes or tuple(self.spectrum.shape) != tuple(self.sizes[0]):
-            raise ValueError(
-                f"a spectrum of shape {tuple(self.spectrum.shape)} is not one of pictures of the first of the sizes "
-                f"{self.sizes}; measure it at that size"
-            )
-        for above, below in pairwise(self.sizes):
-            if below == above or not (1 <= below[0] <= above[0] and 1 <= below[1] <= above[1]):
-                raise ValueError(
-                    f"level {above} is followed by {below}; every level must hold pixels, and fewer than the one before"
-                )
-        finite = self.spectrum.isfinite()
-        wrong = ~finite | (self.spectrum <= _ROUNDING * self.spectrum.where(finite, 0.0).max())
-        if wrong.any():
-            row, column = (int(index) for index in wrong.nonzero()[0])
-            raise ValueError(
-                f"the spectrum is zero, negative or not finite in {int(wrong.sum())} of {wrong.numel()} coefficients "
-                f"(the first is {float(self.spectrum[row, column]):g} at ({row}, {column})); "
-                "measure it on more pictures, and on such as are not flat or enlarged"
-            )
-
-    @cached_property
-    def octaves(self) -> tuple[float, ...]:
-        """Mean of S over what each change removes: the frequencies that a level has and the next one has not."""
-        spectrum = self.spectrum.double()
-        means = []
-        for (height, width), (next_height, next_width) in pairwise(self.sizes):
-            removed = torch.ones(height, width, dtype=torch.bool)
-            removed[:next_height, :next_width] = False
-            means.append(float(spectrum[:height, :width][removed].mean()))
-        return tuple(means)
-
-    def mode_snr(self, t: int) -> tuple[float, ...]:
-        """SNR_t times each of the ``octaves``, for t in 1..T."""
-        return tuple(self.noise.snr(t) * octave for octave in self.octaves)
-
-    def change_points(self, timesteps: int) -> tuple[int, ...]:
-        if timesteps != self.noise.timesteps:
-            raise ValueError(
-                f"the noise schedule has {self.noise.timesteps} timesteps and the process {timesteps}; give both the same"
-            )
-        log_snr = self.noise.log_snr_table[1:]
-        points: list[int] = []
-        for level, octave in enumerate(self.octaves):
-            size, lost = _pixels(self.sizes[level]), f"the octave from {_change(self.sizes, level)}"
-            drowned = log_snr < math.log(self.tolerance) - math.log(octave)
-            if not drowned.any():
-                raise ValueError(
-                    f"{lost} never sinks below the tolerance {self.tolerance:g}: its mode-SNR is still "
-                    f"{self.mode_snr(timesteps)[level]:.2g} at t = {timesteps}; give a larger tolerance or fewer levels"
-                )
-            # The table starts at t = 1. (Published points are indices i = t - 1: 191, 318, 451 for a line of 64 samples.)
-            point = int(drowned.int().argmax()) + 1
-            if point == 1:
-                raise ValueError(
-                    f"{lost} is below the tolerance {self.tolerance:g} from t = 1 on (mode-SNR "
-                    f"{self.mode_snr(1)[level]:.2g}), which leaves level {size} without a grid point; "
-                    "give a smaller tolerance or smaller pictures"
-                )
-            if points and point <= points[-1]:
-                raise ValueError(
-                    f"{lost} sinks below the tolerance {self.tolerance:g} at t = {point}, no later than the one from "
-                    f"{_change(self.sizes, level - 1)} at t = {points[-1]}, which leaves level {size} without a grid "
-                    "point; give another tolerance, or sizes without that level"
-                )
-            points.append(point)
-        return tuple(points)
-
-
-def check_tolerance(tolerance: float) -> None:
-    """Refuse what is no tolerance of ``FromSpectrum``.
-
-    Raises:
-        ValueError: If it is not in (0, 1).
-    """
-    if not 0 < tolerance < 1:
-        raise ValueError(
-            f"tolerance is {tolerance}; give a mode-SNR above 0 and below 1 (0.01 loses next to nothing, 0.1 a little)"
-        )
-
-
-def _pixels(size: Size) -> str:
-    return "{}x{}".format(*size)
-
-
-def _change(sizes: tuple[Size, ...], level: int) -> str:
-    return f"{_pixels(sizes[level])} to {_pixels(sizes[level + 1])}"
 
 
 def _check_gamma(gamma: float, least: float = 0.0) -> None:

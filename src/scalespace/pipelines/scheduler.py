@@ -21,9 +21,10 @@ from torch import Tensor
 from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import Blurring, Degradation, OrthonormalResizing, Resizing
 from scalespace.diffusion.grids import log_snr_grid, uniform_grid
-from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, Shifted
+from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep, Solver
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
@@ -144,7 +145,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         """Choose where sampling stops: equally spaced timesteps, and every resolution change besides.
 
         Of a change both points are kept, so that it is crossed in the single step that the network was trained on; a
-        longer step across it loses quality (tests/evaluation/test_oracle.py has the figures). The released code keeps
+        longer step across it loses quality (tests/oracles/test_gaussian.py has the figures). The released code keeps
         the first low-resolution point alone, and so does this with ``released_quirks``.
 
         Args:

@@ -1,1 +1,1 @@
-"""Configurations, data, time sampling, the training loop and its checkpoints."""
+"""Configurations, time sampling, the training loop and its checkpoints."""

@@ -10,18 +10,10 @@ from torch import Tensor
 
 from scalespace.diffusion.degradation import Resizing
 from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
-from scalespace.diffusion.noise import Shifted
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.resolution import (
-    ChangesAt,
-    ConvexDecay,
-    Equal,
-    FromSpectrum,
-    ResolutionSchedule,
-    SigmoidLike,
-    TanhLike,
-    check_tolerance,
-)
+from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, ResolutionSchedule, SigmoidLike, TanhLike
+from scalespace.diffusion.shifted import Shifted
+from scalespace.diffusion.spectral import FromSpectrum, check_tolerance
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.linear import Size

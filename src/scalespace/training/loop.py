@@ -27,21 +27,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from scalespace.data.batches import BatchOrder, to_model
+from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.spectrum import mean_spectrum
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError
+from scalespace.files import write_directory, write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.training.batches import BatchOrder, to_model
 from scalespace.training.build import build_network, build_scheduler, build_times, loss_weight, with_data, without_data
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.data import ImageDataset, open_images
 from scalespace.training.recorder import Recorder, StepResult
-from scalespace.training.run_directory import RunDirectory, write_directory, write_file
-from scalespace.training.spectrum import mean_spectrum
+from scalespace.training.run_directory import RunDirectory
 from scalespace.training.time_sampling import TimeGroup
 
 __all__ = ["Trainer", "train"]

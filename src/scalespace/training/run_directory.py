@@ -12,7 +12,6 @@ A directory appears under its final name only when it is complete, so a checkpoi
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import re
 import shutil
@@ -21,15 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from scalespace.errors import UserError
+from scalespace.files import REMEDY, why, write_directory, write_file
 from scalespace.training.configuration import TrainConfig
 
-__all__ = ["RunDirectory", "write_directory", "write_file"]
-
-_FULL = 1 << 20  # bytes
-_REMEDY = "free space or choose another place"
+__all__ = ["RunDirectory"]
 
 # Fields that may change between two starts of one run, since they do not change its weights.
 _FREE = frozenset(
@@ -128,7 +123,7 @@ class RunDirectory:
             with self.log_path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.log_path} ({_reason(error, self.log_path)}); {_REMEDY}") from error
+            raise UserError(f"cannot write {self.log_path} ({why(error, self.log_path)}); {REMEDY}") from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of the log; a last line cut short by a crash is left out."""
@@ -146,66 +141,6 @@ class RunDirectory:
         for line in self.log_path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
-
-
-def write_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder and give it its name only when it is whole, in the place of an older one.
-
-    Args:
-        path: The final name.
-        write: Writes the contents into the folder it is given.
-
-    Raises:
-        UserError: If writing fails, as on a full disk; an older folder of that name stays.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    outdated = path.with_name(f".{path.name}.outdated")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        shutil.rmtree(outdated, ignore_errors=True)
-        if path.exists():
-            path.rename(outdated)
-        partial.rename(path)
-        shutil.rmtree(outdated, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _reason(error, path)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {path} ({reason}); {_REMEDY}") from error
-
-
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all, in the place of an older one.
-
-    Args:
-        path: The final name; its folder is made if absent.
-        write: Writes the file it is given, whose name has the ending of the final one.
-
-    Raises:
-        UserError: If writing fails, as on a full disk; an older file of that name stays.
-    """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        reason = _reason(error, path)
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({reason}); {_REMEDY}") from error
-
-
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    # torch and safetensors report a full disk in words of their own; what they have written still fills it here.
-    if not isinstance(error, OSError) and path.parent.exists() and shutil.disk_usage(path.parent).free < _FULL:
-        return "the disk is full"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _identity(config: TrainConfig, fingerprint: str | None) -> dict[str, Any]:

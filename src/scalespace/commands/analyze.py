@@ -1,0 +1,53 @@
+"""``scalespace analyze``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from scalespace.commands.parsing import Preset, drawing, part, read_with_preset
+from scalespace.training.configuration import ModelConfig
+
+__all__ = ["Arguments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ModelConfig):
+    """What the command takes."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Folder of images, zip of images, or synthetic:shapes."""
+    preset: Preset = "tiny"
+    output: str | None = None
+    """Folder for information.png, information.svg and information.json."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def run(words: list[str]) -> None:
+    """Print how much of pictures survives the noise at t, and which resolutions that needs, against the paper's schedules.
+
+    example: scalespace analyze photos/ --preset celeba64-4l --output information
+    """
+    given = read_with_preset(Arguments, words, run, data=tyro.MISSING)
+    from scalespace.planning.analysis import analyze_pictures
+    from scalespace.reports.provenance import provenance
+
+    model = part(ModelConfig, given)
+    analysis = analyze_pictures(model, given.data, not given.quiet)
+    source = provenance(f"scalespace analyze {shlex.join(words)}")
+    print(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
+    if given.output is not None:
+        with drawing("--output"):
+            from scalespace.planning.information_plot import write_analysis
+
+            figure, *_ = write_analysis(analysis, Path(given.output), source)
+        if not given.json:
+            print(f"\nfigure              {figure}")

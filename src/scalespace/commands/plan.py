@@ -1,0 +1,79 @@
+"""``scalespace plan``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scalespace import __version__
+from scalespace.commands.parsing import Preset, drawing, part, read_with_preset
+from scalespace.errors import UserError
+from scalespace.training.configuration import ModelConfig
+
+__all__ = ["Arguments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(ModelConfig):
+    """What the command takes."""
+
+    preset: Preset = "tiny"
+    data: str | None = None
+    """Folder of images, zip of images, or synthetic:shapes, to read the resolutions off."""
+    tolerance: float | None = None
+    """With --data: a level is left where the signal-to-noise ratio of what it alone holds sinks below this (0.01)."""
+    plot: str | None = None
+    """With --data: picture to draw of the spectrum and of both schedules."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def run(words: list[str]) -> None:
+    """Print what a model will cost: levels, grid points, parameters, GFLOPs and the validity of every change.
+
+    With --data also what it costs when every level is left as soon as noise has drowned what it alone holds.
+
+    example: scalespace plan --preset celeba64-4l --process.levels 3
+    example: scalespace plan --preset celeba64-4l --data photos/ --tolerance 0.01 --plot resolutions.png
+    """
+    given = read_with_preset(Arguments, words, run)
+    for option in ("tolerance", "plot"):
+        if given.data is None and getattr(given, option) is not None:
+            raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
+    from scalespace.planning.cost import make_plan
+
+    model = part(ModelConfig, given)
+    command = f"scalespace plan {shlex.join(words)} (version {__version__})"
+    plan = make_plan(model) if given.data is None else _plan_from_data(given, model, command)
+    print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
+
+
+def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:
+    from scalespace.data.images import open_images
+    from scalespace.data.spectrum import mean_spectrum
+    from scalespace.planning.cost import make_plan_from_data
+
+    path = given.data or ""
+    if given.tolerance is not None:
+        model = dataclasses.replace(model, process=dataclasses.replace(model.process, tolerance=given.tolerance))
+
+    def measure(size: tuple[int, int]) -> Any:
+        # Only the pictures that are measured are decoded.
+        return mean_spectrum(open_images(path, size, cache_bytes=0, progress=not given.quiet), not given.quiet)
+
+    plan = make_plan_from_data(model, measure)
+    if given.plot is not None:
+        from scalespace.planning.spectrum_plot import plot_spectrum
+
+        with drawing("--plot"):
+            try:
+                plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
+            except ValueError as error:
+                raise UserError(f"--plot {given.plot} cannot be drawn ({error}); name it .png, .pdf or .svg") from error
+    return plan

@@ -1,0 +1,44 @@
+"""``scalespace reproduce``."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from scalespace.commands.parsing import device_named, read
+from scalespace.paper.scale import Reproduction
+
+__all__ = ["Arguments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Reproduction):
+    """What the command takes."""
+
+    table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
+    """main, architecture, schedules, anisotropic, steps (these train models), information (of pictures) or gflops."""
+    device: str = "auto"
+    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def run(words: list[str]) -> None:
+    """Print a table of the paper, computed again, as Markdown.
+
+    example: scalespace reproduce main --data photos.zip --output tables
+
+    example: scalespace reproduce main --scale paper --data img_align_celeba/ --inception-weights inception-2015-12-05.pt
+    """
+    given = read(Arguments, words, run)
+    from scalespace.paper.reproduce import reproduce
+    from scalespace.reports.provenance import provenance
+
+    source = provenance(f"scalespace reproduce {shlex.join(words)}")
+    table = reproduce(given.table, given, source, device=device_named(given.device), progress=not given.quiet)
+    print(table.as_json() if given.json else table.as_markdown())

@@ -1,0 +1,48 @@
+"""``scalespace train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from scalespace.commands.parsing import Preset, part, read_with_preset
+from scalespace.training.configuration import TrainConfig
+
+__all__ = ["Arguments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TrainConfig):
+    """What the command takes."""
+
+    preset: Preset = "tiny"
+    quiet: bool = False
+    """No progress bars."""
+
+    def __post_init__(self):
+        # Values are checked when the configuration is taken out of this, where an error is not the parser's.
+        pass
+
+
+def run(words: list[str]) -> None:
+    """Train a model on a folder or zip of images; the same command again resumes.
+
+    example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
+    """
+    given = read_with_preset(Arguments, words, run, data=tyro.MISSING, output_dir=tyro.MISSING)
+    config = part(TrainConfig, given)
+    from scalespace.training.loop import train
+
+    trained = train(config, progress=not given.quiet)
+    print(f"model      {trained.model_path}")
+    print(f"log        {trained.log_path}")
+    try:
+        from scalespace.training.loss_plot import plot_losses
+
+        plot_losses(trained.read_log(), trained.path / "loss.png", f"{Path(config.data).name}, seed {config.seed}")
+    except ImportError:
+        print("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
+    else:
+        print(f"loss curve {trained.path / 'loss.png'}")

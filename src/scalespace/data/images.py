@@ -1,0 +1,301 @@
+"""Training pictures: a folder, a zip or a synthetic source, as one indexable data set of uint8 pictures.
+
+Pictures that fit into memory are decoded once and kept as one uint8 array; otherwise each is decoded when it is asked
+for, also inside the workers of a DataLoader.
+
+Classes are the top folders. Folders that all pictures have in common (`photos/` in `photos/CLASS/0001.jpg`) only wrap
+the others and are no classes, and there are no classes where some picture lies in no folder.
+"""
+
+import hashlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from scalespace.data.sources import DECODING_RULE, Source, open_source, reason
+from scalespace.errors import UserError
+
+__all__ = ["BadImage", "ImageDataset", "open_images"]
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_BAD_SHARE = 0.01
+_THREADS = 2
+_BAR_DELAY = 2.0  # seconds without a bar
+_CHUNK = 32  # pictures a task of the first decoding
+_SIZES_LOOKED_AT = 256
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A picture that could not be decoded, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Pictures of one size with class labels; made by `open_images`.
+
+    Item i is `{"image": uint8 tensor (3, H, W), "label": int}`. A bad picture keeps its number and is replaced by the
+    next good one, so that the order of the data is the same whether it is cached or not. Where it is not, `bad` and
+    `enlarged` know what this process has met so far.
+
+    Attributes:
+        path: The path as the user gave it.
+        image_size: (height, width) in pixels.
+        classes: Names of the classes, sorted; labels index into it. Empty, and all labels 0, where there are none.
+        fingerprint: Hash over names, sizes or checksums, image size and crop rule: the identity of the training data,
+            independent of where it lies.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: Source,
+        image_size: tuple[int, int],
+        *,
+        cached: bool,
+        progress: bool,
+        on_bad: Callable[[BadImage], None] | None,
+    ):
+        self.path = path
+        self.image_size = image_size
+        self.classes, labels = _classes(path, source.names)
+        self.fingerprint = _fingerprint(source, image_size)
+        self._source = source
+        self._on_bad = on_bad
+        self._bad: dict[int, BadImage] = {}
+        self._enlarged: set[int] = set()
+        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._cache = self._decode_all(progress) if cached else None
+
+    @property
+    def cached(self) -> bool:
+        """Whether all pictures are in memory."""
+        return self._cache is not None
+
+    @property
+    def bad(self) -> tuple[BadImage, ...]:
+        """Pictures that could not be decoded, in the order of the data set."""
+        return tuple(self._bad[index] for index in sorted(self._bad))
+
+    @property
+    def enlarged(self) -> int:
+        """Number of pictures that were smaller than the image size and were enlarged to it."""
+        return len(self._enlarged)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        images, labels = self.batch([index % len(self)])
+        return {"image": images[0], "label": int(labels[0])}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers report nothing to the main process, and what reports there (a closure, a bar) cannot be pickled.
+        return self.__dict__ | {"_on_bad": None}
+
+    def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Several pictures at once: one indexing operation where they are cached.
+
+        Args:
+            indices: Numbers 0..len - 1, shape (B,).
+
+        Returns:
+            Pictures, uint8 of shape (B, 3, H, W), and labels, int64 of shape (B,).
+
+        Raises:
+            IndexError: If a picture does not exist.
+            UserError: If more than 1 % of all pictures have turned out to be bad (only where they are not cached).
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        if self._cache is not None:
+            return self._cache[index], self._labels[index]
+        if any(not -len(self) <= number < len(self) for number in index.tolist()):
+            raise IndexError(f"pictures {index.tolist()} of {len(self)}")
+        index = index % len(self)
+        images = torch.empty(len(index), 3, *self.image_size, dtype=torch.uint8)
+        with _quiet(), ThreadPoolExecutor(_THREADS) as pool:
+            for row, loaded in enumerate(pool.map(self._load, index.tolist())):
+                number = int(index[row])
+                while isinstance(loaded, BadImage):
+                    self._report(number, loaded)
+                    self._stop_if_too_many(f"{len(self._bad)} pictures met so far")
+                    number = (number + 1) % len(self)
+                    loaded = self._load(number)
+                pixels, enlarged = loaded
+                images[row] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+                if enlarged:
+                    self._enlarged.add(number)
+                index[row] = number
+        return images, self._labels[index]
+
+    def _load(self, index: int) -> tuple[np.ndarray, bool] | BadImage:
+        try:
+            return self._source.load(index, self.image_size)
+        except Exception as error:  # A damaged file can raise nearly anything from a decoder.
+            return BadImage(self._source.names[index], reason(error))
+
+    def _report(self, index: int, bad: BadImage) -> None:
+        if index not in self._bad:
+            self._bad[index] = bad
+            if self._on_bad is not None:
+                self._on_bad(bad)
+
+    def _stop_if_too_many(self, count: str) -> None:
+        if len(self._bad) > _BAD_SHARE * len(self):
+            first = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.bad[:3])
+            raise UserError(
+                f"{count} in {self.path} cannot be decoded, more than 1 % of all {len(self)} ({first}); "
+                "replace or remove the damaged files"
+            )
+
+    def _decode_all(self, progress: bool) -> Tensor:
+        total = len(self)
+        cache = torch.empty(total, 3, *self.image_size, dtype=torch.uint8)
+        pixels = cache.numpy()
+
+        def decode(start: int) -> list[bool | BadImage]:
+            results: list[bool | BadImage] = []
+            for index in range(start, min(start + _CHUNK, total)):
+                loaded = self._load(index)
+                if isinstance(loaded, BadImage):
+                    results.append(loaded)
+                else:
+                    pixels[index] = loaded[0].transpose(2, 0, 1)
+                    results.append(loaded[1])
+            return results
+
+        bar = tqdm(
+            desc="reading pictures",
+            total=total,
+            unit=" pictures",
+            delay=_BAR_DELAY,
+            disable=not progress,
+            file=sys.stderr,
+        )
+        pool = ThreadPoolExecutor(_THREADS)
+        seen = 0
+        try:
+            with _quiet(), bar:
+                for results in pool.map(decode, range(0, total, _CHUNK)):
+                    for index, result in enumerate(results, start=seen):
+                        if isinstance(result, BadImage):
+                            self._report(index, result)
+                        elif result:
+                            self._enlarged.add(index)
+                    seen += len(results)
+                    bar.update(len(results))
+                    self._stop_if_too_many(f"{len(self._bad)} of the first {seen} pictures")
+        finally:
+            pool.shutdown(cancel_futures=True)
+        for index in self._bad:
+            replacement = next(i for i in _following(index, total) if i not in self._bad)
+            cache[index], self._labels[index] = cache[replacement], self._labels[replacement]
+        return cache
+
+
+def open_images(
+    path: str,
+    image_size: tuple[int, int],
+    *,
+    cache_bytes: int = 4 * 1024**3,
+    progress: bool = True,
+    on_bad: Callable[[BadImage], None] | None = None,
+) -> ImageDataset:
+    """Open a folder, a zip or a synthetic source as a data set of pictures of one size.
+
+    PNG, JPEG, WebP and BMP files count as pictures (by their extension); hidden files and `__MACOSX` do not. Pictures
+    smaller than the image size are enlarged and counted; if most are, the image size is taken for a mistake.
+
+    Args:
+        path: A folder (searched to the bottom), a zip file, or `synthetic:shapes`, 10,000 procedural pictures;
+            `synthetic:shapes:500` is the first 500 of them.
+        image_size: (height, width) in pixels.
+        cache_bytes: The pictures are decoded now and kept in memory if they take no more than this.
+        progress: Whether decoding that takes over two seconds shows a bar on stderr.
+        on_bad: Called once for every picture that cannot be decoded, when it is met in this process.
+
+    Returns:
+        The data set, in the order of the names.
+
+    Raises:
+        UserError: If there is no such path, source or picture, more than 1 % of the pictures are damaged, or most of
+            them are smaller than `image_size`.
+    """
+    height, width = image_size
+    if height < 1 or width < 1:
+        raise UserError(f"image size {height}x{width} holds no pixels; use at least 1x1")
+    source = open_source(path)
+    _check_native_sizes(path, source, image_size)
+    cached = len(source.names) * 3 * height * width <= cache_bytes
+    return ImageDataset(path, source, image_size, cached=cached, progress=progress, on_bad=on_bad)
+
+
+def _classes(path: str, names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Names of the classes and a label for every name."""
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    # What the first and the last in sorted order have in common, all have.
+    first, last = min(folders), max(folders)
+    pairs = enumerate(zip(first, last, strict=False))
+    wrappers = next((depth for depth, (a, b) in pairs if a != b), min(len(first), len(last)))
+    tops = [parts[wrappers] if len(parts) > wrappers else None for parts in folders]
+    classes = sorted({top for top in tops if top is not None})
+    if len(classes) > 1 and all(top.lower() in _SPLITS for top in classes):
+        raise UserError(
+            f"{path} holds several splits ({', '.join(classes)}) and not classes; give one of them alone, "
+            "as a folder or a zip of its own"
+        )
+    if None in tops or not classes:
+        return (), [0] * len(names)
+    label = {name: number for number, name in enumerate(classes)}
+    return tuple(classes), [label[top] for top in tops if top is not None]
+
+
+def _fingerprint(source: Source, image_size: tuple[int, int]) -> str:
+    digest = hashlib.sha256(f"{image_size[0]}x{image_size[1]}; {DECODING_RULE}\n".encode())
+    for word in source.signature():
+        digest.update(word.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _check_native_sizes(path: str, source: Source, image_size: tuple[int, int]) -> None:
+    """Refuse an image size that most pictures do not reach, judged by the headers of some of them."""
+    height, width = image_size
+    step = -(-len(source.names) // _SIZES_LOOKED_AT)
+    with _quiet():
+        sizes = [(source.native_size(index), source.names[index]) for index in range(0, len(source.names), step)]
+    known = [(*size, name) for size, name in sizes if size is not None]
+    small = [entry for entry in known if entry[0] < height or entry[1] < width]
+    if len(small) * 2 > len(known):
+        h, w, name = small[0]
+        raise UserError(
+            f"{len(small)} of {len(known)} pictures looked at in {path} are smaller than "
+            f"the image size {height}x{width} ({name} is {h}x{w}, height by width); "
+            "use a smaller image size or larger pictures"
+        )
+
+
+def _following(index: int, total: int) -> Iterator[int]:
+    return ((index + step) % total for step in range(1, total))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # Pillow warns of odd metadata and of very large pictures; what it can decode is good, what it cannot is counted.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,124 @@
+"""The mean spectrum of the training pictures, measured once.
+
+For pictures x in [-1, 1] it is S = E[(C_h x C_w^T)^2], the mean over pictures and channels of the squared orthonormal DCT-II
+coefficients; the mean of S over all frequencies is the mean square of a pixel (Parseval). Its place in the process: noise of
+variance sigma_t^2 is white, so SNR_t S is the signal-to-noise ratio of every frequency at t.
+
+A few thousand pictures suffice. The result is kept in the user's cache folder under the fingerprint of the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from scalespace.data.batches import to_model
+from scalespace.data.images import ImageDataset
+from scalespace.operators.dct import dct_matrix
+
+__all__ = ["PICTURES", "mean_spectrum"]
+
+PICTURES = 4096
+"""Pictures that are measured, of larger data sets."""
+
+# Part of a cached spectrum's name: to be changed with anything that changes the measured values.
+_METHOD = "1"
+_BATCH = 64
+_BAR_DELAY = 2.0  # seconds without a bar
+
+
+def mean_spectrum(data: ImageDataset, progress: bool = True) -> Tensor:
+    """Mean square of the orthonormal DCT-II coefficients of the pictures; depends on nothing but the data.
+
+    Args:
+        data: All of its pictures are measured, or ``PICTURES`` at equal distances of a larger one.
+        progress: Whether a measurement that takes over two seconds shows a bar on stderr.
+
+    Returns:
+        Shape (H, W), float64, lowest frequency first.
+
+    Raises:
+        UserError: If more than 1 % of the pictures are damaged.
+    """
+    count = min(len(data), PICTURES)
+    place = _cache_file(f"{data.fingerprint} {count} {_METHOD}")
+    spectrum = _load(place, data.image_size)
+    if spectrum is None:
+        spectrum = _measure(data, count, progress)
+        _save(place, spectrum)
+    return spectrum
+
+
+def _measure(data: ImageDataset, count: int, progress: bool) -> Tensor:
+    height, width = data.image_size
+    rows, columns = dct_matrix(height), dct_matrix(width)
+    numbers = torch.arange(count) * len(data) // count
+    total = torch.zeros(height, width, dtype=torch.float64)
+    bar = tqdm(
+        desc="measuring the spectrum",
+        total=count,
+        unit=" pictures",
+        delay=_BAR_DELAY,
+        disable=not progress,
+        file=sys.stderr,
+    )
+    with bar:
+        for chosen in numbers.split(_BATCH):
+            images = to_model(data.batch(chosen)[0]).double()
+            total += (rows @ images @ columns.mT).square().mean(dim=1).sum(dim=0)
+            bar.update(len(chosen))
+    return total / count
+
+
+def _cache_file(key: str) -> Path | None:
+    """Where the spectrum of a measurement is kept; None where the user has no folder for such things."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return root / "scalespace" / "spectra" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+
+
+def _load(place: Path | None, size: tuple[int, int]) -> Tensor | None:
+    """A spectrum that was kept; None where there is none, or what is there is damaged."""
+    if place is None or not place.is_file():
+        return None
+    try:
+        with safe_open(place, framework="pt") as file:
+            spectrum, checksum = file.get_tensor("spectrum"), (file.metadata() or {}).get("checksum")
+    except (OSError, ValueError, SafetensorError):
+        return None
+    whole = spectrum.shape == size and spectrum.dtype == torch.float64 and _checksum(spectrum) == checksum
+    return spectrum if whole else None
+
+
+def _save(place: Path | None, spectrum: Tensor) -> None:
+    if place is None:
+        return
+    # Several processes may measure at once, so each writes a file of its own. Without a cache all works, only slower.
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=place.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(save({"spectrum": spectrum}, {"checksum": _checksum(spectrum)}))
+            Path(partial).replace(place)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+
+def _checksum(spectrum: Tensor) -> str:
+    return hashlib.sha256(spectrum.numpy().tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""How far pictures are from pictures."""

@@ -1,0 +1,340 @@
+"""How far generated pictures are from reference pictures: ``scalespace evaluate``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from scalespace.errors import UserError
+from scalespace.metrics.features import (
+    BuiltInFeatures,
+    FeatureExtractor,
+    InceptionFeatures,
+    Mode,
+    ResizeRule,
+    TorchScriptFeatures,
+    extract,
+)
+from scalespace.metrics.frechet_distance import Moments, frechet
+from scalespace.metrics.kernel_distance import kid
+from scalespace.metrics.picture_distances import colour_distances, spectrum_distance
+from scalespace.metrics.precision_recall import prdc
+from scalespace.metrics.report import Evaluation, Row
+from scalespace.metrics.resampling import Measurement
+from scalespace.metrics.sides import Sampling, Side, is_model, open_side
+from scalespace.metrics.sliced_wasserstein import DIRECTIONS, PATCHES, PICTURES, sliced_wasserstein_bands
+from scalespace.metrics.statistics import Statistics, write_statistics
+
+__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate", "leads"]
+
+METRICS = ("fid", "kid", "prdc", "swd", "spectrum", "colour")
+"""All that can be measured; the last three need pictures on both sides, kid and prdc features."""
+
+INCEPTION_VARIABLE = "SCALESPACE_INCEPTION_WEIGHTS"
+
+_OF_FEATURES, _OF_PICTURES = METRICS[:3], METRICS[3:]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure and how.
+
+    Args:
+        metrics: Some of ``METRICS``; None takes all that the sides allow.
+        inception_weights: File of Inception; None takes the environment's SCALESPACE_INCEPTION_WEIGHTS, if it is set.
+        features: TorchScript file of another extractor.
+        features_size: Pixels that pictures are resized to for it.
+        resize: How pictures are resized for a network.
+        neighbours: k of precision and recall.
+        bootstrap: Resamples of the intervals; 0 makes none.
+        seed: Of resamples, subsets, patches and directions.
+        sampling: How to draw from a side that is a model.
+        save_statistics: Where to write those of the reference.
+        save_features: Whether to write its features too.
+    """
+
+    metrics: tuple[str, ...] | None = None
+    inception_weights: str | None = None
+    features: str | None = None
+    features_size: int | None = None
+    resize: ResizeRule = "clean"
+    neighbours: int = 5
+    bootstrap: int = 100
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    save_statistics: str | None = None
+    save_features: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.metrics or ():
+            if name not in METRICS:
+                raise UserError(f'"{name}" cannot be measured; use some of {",".join(METRICS)}')
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise UserError(f"--bootstrap is {self.bootstrap}; give at least 2 resamples, or 0 for no intervals")
+        if self.neighbours < 1:
+            raise UserError(f"--neighbours is {self.neighbours}; give at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed is {self.seed}; give 0 to {2**32 - 1}")
+        if self.features is not None and self.inception_weights is not None:
+            raise UserError("--features and --inception-weights name two extractors; give one of them")
+        if self.features_size is not None and self.features is None:
+            raise UserError("--features-size belongs to --features; give the extractor too")
+
+
+def evaluate(generated: str, reference: str, options: Options, progress: bool = True) -> Evaluation:
+    """Measure how far generated pictures are from reference pictures.
+
+    Args:
+        generated: Folder, zip, statistics file or model folder, or synthetic:shapes:N.
+        reference: The same.
+        options: What to measure and how.
+        progress: Whether what takes over two seconds shows a bar on stderr.
+
+    Raises:
+        UserError: If a side cannot be opened, the sides do not fit each other, or an extractor or a file cannot be used.
+    """
+    extractor = _extractor(options)
+    if options.save_statistics is not None and Path(options.save_statistics).suffix != ".npz":
+        raise UserError(f"--save-statistics is {options.save_statistics}; name a file that ends in .npz")
+    progress = progress and leads()
+    sides = _open_sides(generated, reference, options, progress)
+    metrics = _metrics(options, sides)
+    _check(sides)
+    needed = options.save_statistics is not None or any(name in _OF_FEATURES for name in metrics)
+    features = [_features(side, extractor, progress) for side in sides] if needed else []
+    rows: list[Row] = []
+    for name in metrics:
+        try:
+            rows += _MEASURES[name](_Sets(sides, tuple(features), extractor.mode, options, progress))
+        except ValueError as error:
+            raise UserError(f"{name} cannot be measured, since {error}") from error
+    if options.save_statistics is not None and leads():
+        _save(options, sides[1], features[1], extractor.mode)
+    dimensions = _dimensions(features[0]) if features else 0
+    return Evaluation(
+        sides[0],
+        sides[1],
+        extractor.mode if features else None,
+        dimensions,
+        tuple(rows),
+        tuple(_notes(metrics, sides, extractor.mode, dimensions)),
+        options.bootstrap,
+        options.seed,
+    )
+
+
+def leads() -> bool:
+    """Whether this process is the one of a distributed run that reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Both sides, ready to be measured."""
+
+    sides: tuple[Side, Side]
+    features: tuple[Tensor | Moments, ...]
+    mode: Mode
+    options: Options
+    progress: bool
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.sides[0].count, self.sides[1].count
+
+    @property
+    def drawing(self) -> dict[str, int]:
+        return {"resamples": self.options.bootstrap, "seed": self.options.seed}
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The features of both sides, where pairs of pictures are compared."""
+        device = self.options.sampling.device
+        first, second = (side.to(device) for side in self.features if isinstance(side, Tensor))
+        return first, second
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """The pictures of both sides."""
+        first, second = (side.pictures for side in self.sides if side.pictures is not None)
+        return first, second
+
+
+def _fid(sets: _Sets) -> list[Row]:
+    name = "FID" if sets.mode.extractor == "inception" else f"Frechet distance, {sets.mode.extractor} features"
+    first, second = sets.features
+    return [Row("fid", name, frechet(first, second, **sets.drawing), sets.counts)]
+
+
+def _kid(sets: _Sets) -> list[Row]:
+    name = "KID" if sets.mode.extractor == "inception" else f"kernel distance, {sets.mode.extractor} features"
+    found = kid(*sets.rows(), **sets.drawing)
+    subsets = f"{found.subsets} subsets of {found.subset_size}"
+    remark = f"{subsets}: {1e3 * found.subset_mean:.4g} with standard deviation {1e3 * found.subset_std:.2g}"
+    return [
+        Row("kid", f"{name}, x 1000", _scaled(found.all_pairs, 1e3), sets.counts, remark=remark),
+    ]
+
+
+def _prdc(sets: _Sets) -> list[Row]:
+    k = sets.options.neighbours
+    found = prdc(*sets.rows(), k, **sets.drawing)
+    return [
+        Row(key, f"{key}, {sets.mode.extractor} features, k = {k}", getattr(found, key), sets.counts, "higher")
+        for key in ("precision", "recall", "density", "coverage")
+    ]
+
+
+def _swd(sets: _Sets) -> list[Row]:
+    found = sliced_wasserstein_bands(*sets.pictures(), **sets.drawing, progress=sets.progress)
+    first, second = (min(count, PICTURES) for count in sets.counts)
+    return [
+        Row(f"swd_{band}", f"sliced Wasserstein distance, {band}, x 1000", measured, (first, second))
+        for band, measured in found.items()
+    ]
+
+
+def _spectrum(sets: _Sets) -> list[Row]:
+    return [Row("spectrum", "power spectrum, dB", spectrum_distance(*sets.pictures(), **sets.drawing), sets.counts)]
+
+
+def _colour(sets: _Sets) -> list[Row]:
+    found = colour_distances(*sets.pictures(), **sets.drawing)
+    names = {
+        "channels": "colour values",
+        "saturation": "saturation of pixels",
+        "brightness": "brightness of pictures",
+        "contrast": "contrast of pictures",
+    }
+    return [
+        Row(f"colour_{key}", f"{name}, levels of 255", getattr(found, key), sets.counts) for key, name in names.items()
+    ]
+
+
+_MEASURES: dict[str, Callable[[_Sets], list[Row]]] = {
+    "fid": _fid,
+    "kid": _kid,
+    "prdc": _prdc,
+    "swd": _swd,
+    "spectrum": _spectrum,
+    "colour": _colour,
+}
+
+
+def _extractor(options: Options) -> FeatureExtractor:
+    device = options.sampling.device
+    if options.features is not None:
+        return TorchScriptFeatures(options.features, options.features_size, options.resize, device)
+    weights = options.inception_weights or os.environ.get(INCEPTION_VARIABLE)
+    return InceptionFeatures(weights, options.resize, device) if weights else BuiltInFeatures(device)
+
+
+def _open_sides(generated: str, reference: str, options: Options, progress: bool) -> tuple[Side, Side]:
+    # Drawing takes long, so what can be wrong with the other side is seen before; synthetic pictures take its size.
+    paths = sorted((generated, reference), key=lambda path: (path.startswith("synthetic:"), is_model(path)))
+    first = open_side(paths[0], options.sampling, progress=progress)
+    second = open_side(paths[1], options.sampling, first.image_size, progress)
+    return (first, second) if paths[0] == generated else (second, first)
+
+
+def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
+    """Those asked for, or all that the sides allow."""
+    allowed: list[str] = list(METRICS)
+    for name in METRICS:
+        for side in sides:
+            if side.statistics is None or name == "fid":
+                continue
+            lacking = "pictures" if name in _OF_PICTURES else "features" if side.statistics.features is None else None
+            if lacking is None:
+                continue
+            if options.metrics is not None and name in options.metrics:
+                raise UserError(
+                    f"{name} needs {lacking}, and the statistics {side.name} hold none; leave {name} out of --metrics, "
+                    f"or give {'the pictures' if lacking == 'pictures' else 'a file saved with --save-features'}"
+                )
+            allowed.remove(name)
+            break
+    return tuple(allowed) if options.metrics is None else tuple(dict.fromkeys(options.metrics))
+
+
+def _check(sides: tuple[Side, Side]) -> None:
+    first, second = sides
+    if first.image_size != second.image_size:
+        raise UserError(
+            "{} has pictures of {}x{} and {} of {}x{} (height by width); give both sides one size".format(
+                first.name, *first.image_size, second.name, *second.image_size
+            )
+        )
+    grey = [_is_grey(side.pictures) for side in sides if side.pictures is not None]
+    if len(set(grey)) > 1:
+        names = first.name, second.name
+        raise UserError(
+            f"all pictures of {names[grey.index(True)]} are grey and those of {names[grey.index(False)]} are not; "
+            "give both sides in colour or both in grey"
+        )
+    for side in sides:
+        if side.pictures is not None and all(
+            bool((part == side.pictures[0]).all()) for part in side.pictures.split(256)
+        ):
+            raise UserError(
+                f"all {side.count} pictures of {side.name} are the same, so that they have no distribution; "
+                "give different ones"
+            )
+
+
+def _is_grey(pictures: Tensor) -> bool:
+    return all(bool((part == part[:, :1]).all()) for part in pictures.split(256))
+
+
+def _features(side: Side, extractor: FeatureExtractor, progress: bool) -> Tensor | Moments:
+    if side.statistics is None:
+        assert side.pictures is not None
+        return extract(extractor, side.pictures, side.name, progress)
+    found = side.statistics
+    if found.mode != extractor.mode:
+        raise UserError(
+            f"the statistics {side.name} are of {found.mode}, and this run takes {extractor.mode}; "
+            "give the same extractor and resize, or make the statistics again"
+        )
+    return found.moments if found.features is None else found.features
+
+
+def _dimensions(features: Tensor | Moments) -> int:
+    return features.shape[1] if isinstance(features, Tensor) else len(features.mean)
+
+
+def _save(options: Options, side: Side, features: Tensor | Moments, mode: Mode) -> None:
+    moments = features if isinstance(features, Moments) else Moments.of(features)
+    kept = features if options.save_features and isinstance(features, Tensor) else None
+    path = Path(options.save_statistics or "")
+    write_statistics(path, Statistics(mode, side.name, side.image_size, moments, kept))
+
+
+def _scaled(measured: Measurement, factor: float) -> Measurement:
+    ends = (None if end is None else factor * end for end in (measured.low, measured.high))
+    return Measurement(factor * measured.value, *ends)
+
+
+def _notes(metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensions: int) -> Iterator[str]:
+    """What a reader of the figures must know."""
+    fewest = min(side.count for side in sides)
+    if "fid" in metrics:
+        yield (
+            "A Frechet distance is biased upwards, the more the fewer pictures there are: compare it at these counts only."
+        )
+        if fewest <= dimensions:
+            yield (
+                f"Its covariance has rank {fewest - 1} at most in {dimensions} dimensions, since there are only {fewest} "
+                "pictures: use more, or the kernel distance, which has no bias."
+            )
+    if mode.extractor != "inception" and any(name in _OF_FEATURES for name in metrics):
+        yield (
+            f"These are distances of {mode.extractor} features and no FID or KID; those need --inception-weights or "
+            f"{INCEPTION_VARIABLE}."
+        )
+    if "swd" in metrics:
+        yield f"Sliced Wasserstein distance: {PATCHES} patches of 7x7 a picture and band, {DIRECTIONS} directions."
+    if any(side.statistics is not None and side.statistics.features is None for side in sides):
+        yield "A side of moments alone is not drawn anew, so intervals are those of the other side's pictures."

@@ -1,0 +1,278 @@
+"""Feature extractors: what turns a picture into the numbers that distances of sets compare.
+
+Three kinds, all of which take uint8 pictures and say exactly what they are:
+
+    built-in     the random network of ``builtin_features``; needs no file, and its distances are no FID,
+    inception    Inception-v3 as TorchScript, the file that StyleGAN2-ADA, StyleGAN3, EDM and clean-fid use; FID and KID,
+    torchscript  any TorchScript module that takes float pictures in 0..255, (B, 3, H, W), and gives (B, d).
+
+Files are never fetched, and TorchScript is no pickle: loading it runs nothing.
+
+Pictures are resized before a network in one of two ways, which give distances that may not be compared:
+
+    legacy  bilinear and without antialiasing, as the first FID did; for Inception by the layer inside the file,
+    clean   bicubic with Pillow's antialiasing, in floating point.
+
+Sources: Heusel et al. 2017, GANs trained by a two time-scale update rule; Karras et al. 2020, Training generative adversarial
+networks with limited data (the file); Parmar et al. 2022, On aliased resizing and surprising subtleties in GAN evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from scalespace.errors import UserError
+from scalespace.metrics.builtin_features import builtin_features, builtin_fingerprint
+
+__all__ = [
+    "INCEPTION_SHA256",
+    "INCEPTION_URL",
+    "BuiltInFeatures",
+    "FeatureExtractor",
+    "InceptionFeatures",
+    "Mode",
+    "ResizeRule",
+    "TorchScriptFeatures",
+    "extract",
+    "resized",
+]
+
+ResizeRule = Literal["legacy", "clean"]
+
+INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+
+_INCEPTION_SIDE, _INCEPTION_DIMENSIONS = 299, 2048
+_BATCH = 64
+_BAR_DELAY = 2.0  # seconds without a bar
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What features were made with; only features of one mode may be compared.
+
+    Args:
+        extractor: built-in, inception or torchscript.
+        resize: legacy or clean with the side in pixels, or none.
+        fingerprint: SHA-256 of the weights.
+    """
+
+    extractor: str
+    resize: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.extractor} features, resize {self.resize}, weights sha256 {self.fingerprint}"
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+class FeatureExtractor(Protocol):
+    """Features of pictures, each by itself."""
+
+    @property
+    def mode(self) -> Mode:
+        """What it is."""
+        ...
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Pictures, uint8 (B, 3, H, W), to features, float (B, d)."""
+        ...
+
+
+class BuiltInFeatures:
+    """The network that needs no file, on the pictures as they are."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.mode = Mode("built-in", "none", builtin_fingerprint())
+        self._device = device
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        try:
+            return builtin_features(pictures.to(self._device))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+class TorchScriptFeatures:
+    """A TorchScript module of the user's.
+
+    Args:
+        path: Of the file.
+        side: Pixels of a side to resize the pictures to; None leaves them as they are.
+        resize: How.
+        device: Where to run.
+
+    Raises:
+        UserError: If the file is missing or no TorchScript.
+    """
+
+    def __init__(
+        self, path: str, side: int | None = None, resize: ResizeRule = "clean", device: torch.device | str = "cpu"
+    ):
+        if not Path(path).is_file():
+            raise UserError(f"there is no feature extractor at {path}; give a TorchScript file with --features")
+        if side is not None and side < 1:
+            raise UserError(f"--features-size is {side}; give at least 1 pixel")
+        self.mode = Mode("torchscript", "none" if side is None else f"{resize} {side}", _sha256(path))
+        self._module = _load(path, device)
+        self._resize: ResizeRule = resize
+        self._path, self._side, self._device = path, side, device
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        x = pictures.float() if self._side is None else resized(pictures, self._side, self._resize)
+        try:
+            features = self._module(x.to(self._device))
+        except Exception as error:  # A module can raise whatever it was compiled from.
+            raise UserError(
+                f"the feature extractor {self._path} fails on float pictures of shape {tuple(x.shape)} "
+                f"({_last_line(error)}); give one that takes (B, 3, H, W) in 0..255, or another --features-size"
+            ) from error
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
+            found = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+            raise UserError(
+                f"the feature extractor {self._path} gave {found} for {len(x)} pictures; "
+                "give one whose output is one row of features a picture, (B, d)"
+            )
+        return features
+
+
+class InceptionFeatures:
+    """Inception-v3 up to its pooled features of 2048 dimensions, as FID and KID are defined with.
+
+    Args:
+        path: Of inception-2015-12-05.pt.
+        resize: How pictures become 299 pixels wide.
+        device: Where to run.
+        sha256: What the file must be; None takes INCEPTION_SHA256.
+
+    Raises:
+        UserError: If the file is missing or another one.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        resize: ResizeRule = "clean",
+        device: torch.device | str = "cpu",
+        sha256: str | None = None,
+    ):
+        sha256 = sha256 or INCEPTION_SHA256
+        source = f"inception-2015-12-05.pt (sha256 {sha256}) from {INCEPTION_URL}"
+        if not Path(path).is_file():
+            raise UserError(f"there are no Inception weights at {path}; download {source}, and give its path")
+        found = _sha256(path)
+        if found != sha256:
+            raise UserError(f"{path} has sha256 {found} and is not the Inception of FID; download {source}")
+        self.mode = Mode("inception", f"{resize} {_INCEPTION_SIDE}", found)
+        self._network = _load(path, device)
+        self._resize: ResizeRule = resize
+        self._device = device
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        if self._resize == "legacy":
+            features = self._network(pictures.float().to(self._device), return_features=True)
+        else:
+            x = resized(pictures, _INCEPTION_SIDE, self._resize).to(self._device)
+            # The file's own normalisation, which comes after its resize.
+            features = self._network.layers((x - 128) / 128)
+        return features.reshape(len(pictures), _INCEPTION_DIMENSIONS)
+
+
+def extract(extractor: FeatureExtractor, pictures: Tensor, name: str = "pictures", progress: bool = False) -> Tensor:
+    """Features of many pictures.
+
+    Args:
+        extractor: Of any kind.
+        pictures: uint8, shape (N, 3, H, W).
+        name: What the bar calls them.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        Shape (N, d), float32, on the CPU.
+
+    Raises:
+        UserError: If the extractor fails, or a feature is not finite.
+    """
+    bar = tqdm(
+        desc=f"features of {name}",
+        total=len(pictures),
+        unit=" pictures",
+        delay=_BAR_DELAY,
+        disable=not progress,
+        file=sys.stderr,
+    )
+    parts: list[Tensor] = []
+    with bar, torch.no_grad():
+        for part in pictures.split(_BATCH):
+            features = extractor(part).float().cpu()
+            if parts and features.shape[1] != parts[0].shape[1]:
+                raise UserError(
+                    f"the feature extractor gave {parts[0].shape[1]} features a picture and then {features.shape[1]}; "
+                    "give one whose output has always the same width"
+                )
+            if not bool(features.isfinite().all()):
+                raise UserError(
+                    f"the {extractor.mode.extractor} features of {name} are not all finite; "
+                    "the extractor's weights are damaged or it expects other values than 0..255"
+                )
+            parts.append(features)
+            bar.update(len(part))
+    return torch.cat(parts)
+
+
+def resized(pictures: Tensor, side: int, rule: ResizeRule) -> Tensor:
+    """Pictures resized to a square by one of the two rules.
+
+    Args:
+        pictures: uint8, shape (B, C, H, W).
+        side: In pixels.
+        rule: legacy or clean.
+
+    Returns:
+        float32, shape (B, C, side, side), in 0..255, which bicubic interpolation may leave a little.
+    """
+    if rule == "legacy":
+        return torch.nn.functional.interpolate(pictures.float(), (side, side), mode="bilinear", align_corners=False)
+    rows = [
+        # Of floats, so that nothing is rounded to whole levels.
+        np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC))
+        for channel in pictures.flatten(0, 1).float().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(rows)).reshape(*pictures.shape[:2], side, side)
+
+
+def _load(path: str, device: torch.device | str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch calls TorchScript outdated, but it is what these networks are published as.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path} is no TorchScript file ({str(error).splitlines()[0][:100]}); "
+            "give one that torch.jit.save wrote; pickles are never opened"
+        ) from error
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__

@@ -1,0 +1,83 @@
+"""What ``scalespace evaluate`` found: for people one line a figure, for programs JSON, both with counts and intervals."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scalespace.metrics.features import Mode
+from scalespace.metrics.resampling import LEVEL, Measurement
+from scalespace.metrics.sides import Side
+
+__all__ = ["Evaluation", "Row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Args:
+        key: Its name in JSON.
+        name: Its name for people, with the unit.
+        measured: The figure.
+        counts: Pictures of either side that it was computed from.
+        better: Whether lower or higher is better.
+        remark: What people are told beside it.
+    """
+
+    key: str
+    name: str
+    measured: Measurement
+    counts: tuple[int, int]
+    better: str = "lower"
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures, and what they are figures of."""
+
+    generated: Side
+    reference: Side
+    mode: Mode | None
+    dimensions: int
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    resamples: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        sides = {
+            name: {"name": side.name, "count": side.count, "image_size": side.image_size}
+            for name, side in (("generated", self.generated), ("reference", self.reference))
+        }
+        features = None if self.mode is None else self.mode.as_dict() | {"dimensions": self.dimensions}
+        rows = [
+            {"key": row.key, "name": row.name, **asdict(row.measured), "counts": row.counts, "better": row.better}
+            | ({"remark": row.remark} if row.remark else {})
+            for row in self.rows
+        ]
+        intervals = {"level": LEVEL, "resamples": self.resamples, "seed": self.seed}
+        return sides | {"features": features, "intervals": intervals, "metrics": rows, "notes": self.notes}
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = [f"generated  {self.generated}", f"reference  {self.reference}"]
+        if self.mode is not None:
+            lines.append(f"features   {self.dimensions} of {self.mode}")
+        if self.resamples:
+            lines.append(f"intervals  {LEVEL:.0%} of {self.resamples} random halves of the pictures, seed {self.seed}")
+        width = max(len(row.name) for row in self.rows)
+        lines.append("")
+        for row in self.rows:
+            m = row.measured
+            ends = "" if m.low is None or m.high is None else f"{_number(m.low)} to {_number(m.high)}"
+            counts = "{} and {}".format(*row.counts)
+            remark = f"  {row.remark}" if row.remark else ""
+            lines.append(f"{row.name:{width}}  {_number(m.value):>9}  {ends:>20}  {counts:>15}  {row.better}{remark}")
+        return "\n".join([*lines, "", *self.notes])
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

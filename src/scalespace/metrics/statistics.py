@@ -1,0 +1,112 @@
+"""Statistics of a set of pictures in a file, so that a reference is measured once: NumPy's .npz without pickles.
+
+about       JSON: mode of the features, name, number and size of the pictures
+mean        (d,), float64
+covariance  (d, d), float64
+features    (N, d), float32, if kept; distances other than Frechet's need them
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalespace.errors import UserError
+from scalespace.files import write_file
+from scalespace.metrics.features import Mode
+from scalespace.metrics.frechet_distance import Moments
+
+__all__ = ["Statistics", "read_statistics", "write_statistics"]
+
+_FORMAT = "scalespace statistics 1"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of features, perhaps with the features themselves.
+
+    Args:
+        mode: What they were made with.
+        name: Of the pictures, for people.
+        image_size: (height, width) of the pictures.
+        moments: Of the features.
+        features: Shape (N, d), float32.
+    """
+
+    mode: Mode
+    name: str
+    image_size: tuple[int, int]
+    moments: Moments
+    features: Tensor | None = None
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """Write a statistics file whole or not at all.
+
+    Raises:
+        UserError: If the name does not end in .npz, or writing fails.
+    """
+    if path.suffix != ".npz":
+        raise UserError(f"statistics are written as .npz, and {path} ends otherwise; name it {path.stem}.npz")
+    about = {
+        "format": _FORMAT,
+        "mode": statistics.mode.as_dict(),
+        "name": statistics.name,
+        "count": statistics.moments.count,
+        "image_size": statistics.image_size,
+    }
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
+    arrays |= {"mean": statistics.moments.mean.numpy(), "covariance": statistics.moments.covariance.numpy()}
+    if statistics.features is not None:
+        arrays["features"] = statistics.features.numpy()
+
+    write_file(path, lambda file: np.savez(file, **arrays))
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read a statistics file.
+
+    Raises:
+        UserError: If it is missing, damaged, or of another program, whose resize and weights are not known.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "about" not in archive.files:
+                raise UserError(
+                    f"{path} does not say which features and which resize it was made with (it holds "
+                    f"{', '.join(archive.files[:5])}); make it with scalespace evaluate --save-statistics"
+                )
+            about = json.loads(str(archive["about"]))
+            if about["format"] != _FORMAT:
+                raise UserError(f"{path} is of another version ({about['format']}); make it again")
+            height, width = about["image_size"]
+            mean, covariance = (torch.from_numpy(archive[name]) for name in ("mean", "covariance"))
+            features = torch.from_numpy(archive["features"]) if "features" in archive.files else None
+            dimensions, count = len(mean), int(about["count"])
+            if covariance.shape != (dimensions, dimensions) or (
+                features is not None and features.shape != (count, dimensions)
+            ):
+                raise ValueError("shapes do not fit each other")
+            if not all(bool(array.isfinite().all()) for array in (mean, covariance)):
+                raise ValueError("values are not finite")
+            return Statistics(
+                Mode(**about["mode"]),
+                about["name"],
+                (height, width),
+                Moments(mean.double(), covariance.double(), count),
+                features,
+            )
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} is no whole statistics file ({reason}); make it again with --save-statistics"
+        ) from error

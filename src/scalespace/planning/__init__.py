@@ -1,0 +1,1 @@
+"""Before anything is spent: what a model costs, and how much information its resolutions leave."""

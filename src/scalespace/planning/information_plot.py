@@ -1,0 +1,101 @@
+"""What survives at t and what resolution that is, against the schedules, as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from scalespace.planning.analysis import Analysis
+from scalespace.planning.information import equal_information_side
+from scalespace.planning.spectrum_plot import draw_spectrum
+from scalespace.reports.figure import BASELINE, OURS, new_figure, save_figure
+from scalespace.reports.provenance import Provenance
+from scalespace.reports.table import write_text
+
+__all__ = ["plot_information", "write_analysis"]
+
+_OTHERS = "0.75"
+_LEAST_SIDE = 0.5  # pixels that are still drawn
+
+
+def write_analysis(analysis: Analysis, folder: Path, provenance: Provenance) -> tuple[Path, ...]:
+    """Write information.png, information.svg and information.json.
+
+    Args:
+        analysis: What to write.
+        folder: Made if absent; older files of these names are replaced.
+        provenance: Goes into all of them.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        ImportError: If matplotlib is not installed (extra ``plot``).
+        UserError: If they cannot be written.
+    """
+    title = f"Information in {analysis.data} over the noise"
+    paths = tuple(folder / f"information.{ending}" for ending in ("png", "svg", "json"))
+    for path in paths[:2]:
+        plot_information(analysis, path, title, provenance.caption())
+    write_text(paths[2], json.dumps(analysis.as_dict(provenance)))
+    return paths
+
+
+def plot_information(analysis: Analysis, path: Path, title: str, caption: str) -> None:
+    """Draw the spectrum, the shares of pixels and modes that signal dominates over t, and the resolutions they amount to.
+
+    Args:
+        analysis: What to draw.
+        path: Picture to write.
+        title: Above the axes.
+        caption: Below them; where the figure comes from.
+
+    Raises:
+        ImportError: If matplotlib is not installed (extra ``plot``).
+        ValueError: If the ending of the path is no format of a picture.
+        UserError: If the picture cannot be written.
+    """
+    figure = new_figure(14, 5)
+    left, middle, right = figure.subplots(1, 3)
+    schedule = analysis.plan.schedule
+    size = schedule.sizes[0]
+    t = torch.arange(1, analysis.timesteps + 1)
+    own, by_data = analysis.plan.reference_name, analysis.name_by_data
+
+    draw_spectrum(left, schedule)
+
+    curves = (
+        ("signal-dominated pixels", analysis.pixels, "-", 2.5),
+        ("the same if pixels were uniform", analysis.pixels_if_uniform, ":", 1.5),
+        ("signal-dominated modes", analysis.modes, "--", 2.5),
+    )
+    for axes, drawn in ((middle, lambda share: share), (right, lambda share: equal_information_side(share, size))):
+        for name, share, style, width in curves:
+            axes.plot(t, drawn(share), style, color="black", linewidth=width, label=name)
+        for name, changes in analysis.schedules.items():
+            label, color, width = f"schedule {name}", BASELINE, 1.8
+            if name == by_data:
+                color = OURS
+            elif name != own:
+                label, color, width = "_other", _OTHERS, 1
+            axes.step(t, drawn(analysis.area(changes)), where="post", color=color, linewidth=width, label=label)
+        axes.plot([], [], color=_OTHERS, linewidth=1, label="other schedules of the paper")
+        axes.set(xlabel="grid point t")
+        axes.grid(alpha=0.25)
+    middle.set(
+        ylabel="share of pixels, or of modes",
+        title="Signal at t, and pixels of the schedules",
+        ylim=(-0.02, 1.02),
+    )
+    right.set(
+        ylabel="side (pixels)",
+        title="Equal-information resolution r*",
+        ylim=(_LEAST_SIDE, max(size) * 1.2),
+    )
+    right.set_yscale("log", base=2)
+    right.yaxis.set_major_formatter("{x:g}")
+    # One legend for both, where there is room.
+    right.legend(fontsize="small", loc="lower left", handlelength=3)
+    save_figure(figure, path, title, caption)

@@ -1,0 +1,1 @@
+"""Tables and figures, and what every result carries: command, commit, version and seed."""

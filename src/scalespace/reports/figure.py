@@ -1,0 +1,71 @@
+"""What all figures have in common: a canvas without a screen, and below it and in the file where it comes from."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalespace.files import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BASELINE", "OURS", "STYLES", "new_figure", "save_figure"]
+
+OURS, BASELINE = "tab:blue", "0.45"
+STYLES = ("-", "--", "-.", ":")
+
+_CAPTION_WIDTH = 16  # characters of a caption to an inch
+# What each kind of file calls a title and a description; a date would make the same figure differ from run to run.
+_METADATA = {
+    ".png": ("Title", "Description", None),
+    ".svg": ("Title", "Description", "Date"),
+    ".pdf": ("Title", "Subject", "CreationDate"),
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that needs no screen.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed (extra ``plot``).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, title: str, caption: str) -> None:
+    """Give a figure its title and its caption, and write it with both in the file's metadata; the same bytes every time.
+
+    Args:
+        figure: Of ``new_figure``.
+        path: Picture to write: .png, .svg, .pdf or what else matplotlib knows.
+        title: Above the axes.
+        caption: Below them; where the figure comes from.
+
+    Raises:
+        ValueError: If the ending of the path is no format of a picture.
+        UserError: If the picture cannot be written.
+    """
+    from matplotlib import rc_context
+
+    figure.suptitle(title)
+    width = int(figure.get_size_inches()[0] * _CAPTION_WIDTH)
+    lines = textwrap.fill(caption, width, break_long_words=False, break_on_hyphens=False)
+    figure.supxlabel(lines, fontsize="x-small", color="0.3")
+    metadata = None
+    if path.suffix.lower() in _METADATA:
+        name, description, date = _METADATA[path.suffix.lower()]
+        metadata = {name: title, description: caption} | ({} if date is None else {date: None})
+    # Names inside an SVG are drawn from this salt, and at random without it.
+    with rc_context({"svg.hashsalt": "scalespace"}):
+        write_file(path, lambda file: figure.savefig(file, dpi=150, metadata=metadata))

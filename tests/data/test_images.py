@@ -1,0 +1,376 @@
+"""Training pictures: every kind of container and damage, and one identity however they are read."""
+
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.picture_files import encoded, flat, picture
+from torch.utils.data import DataLoader
+
+from scalespace.data.images import BadImage, ImageDataset, open_images
+from scalespace.data.shapes import shapes
+from scalespace.errors import UserError
+
+SHARED = Path(os.environ.get("SCALESPACE_SHARED", Path(__file__).parents[3] / "shared"))
+
+
+def fill(place: Path, files: dict[str, bytes]) -> str:
+    """Write files into a folder, or into a zip where the place is called so."""
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        for name, data in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(data)
+    return str(place)
+
+
+def numbered(count: int) -> dict[str, bytes]:
+    return {f"{index:04d}.png": encoded(picture(index)) for index in range(count)}
+
+
+def quietly(path: str, image_size: tuple[int, int] = (16, 16), **options: object) -> ImageDataset:
+    return open_images(path, image_size, progress=False, **options)  # type: ignore[arg-type]  # passed on
+
+
+# Containers
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+def test_nested_pictures_are_found_in_the_order_of_their_names(tmp_path, place):
+    files = {
+        "b/deep/er/1.PNG": encoded(flat((1, 1, 1))),
+        "a/2.jpeg": encoded(flat((2, 2, 2)), "JPEG"),
+        "a/1.bmp": encoded(flat((3, 3, 3)), "BMP"),
+        "a/notes.txt": b"no picture",
+        ".hidden/1.png": b"no picture",
+        "a/._1.png": b"no picture",
+        "__MACOSX/a/1.png": b"no picture",
+    }
+    data_set = quietly(fill(tmp_path / place, files))
+    assert [int(data_set[i]["image"][0, 0, 0]) for i in range(3)] == [3, 2, 1]
+    assert len(data_set) == 3
+    assert data_set.bad == ()
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+@pytest.mark.parametrize("wrapper", ["", "photos/", "photos/train/"])
+def test_classes_are_the_top_folders_inside_of_what_wraps_them(tmp_path, place, wrapper):
+    names = ["zebra/1.png", "cat/1.png", "cat/kittens/2.png", "dog/1.png"]
+    data_set = quietly(fill(tmp_path / place, {wrapper + name: encoded(picture(0)) for name in names}))
+    assert data_set.classes == ("cat", "dog", "zebra")
+    assert [data_set[i]["label"] for i in range(4)] == [0, 0, 1, 2]
+    assert data_set.batch([3, 0])[1].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("names", [["1.png", "2.png"], ["cat/1.png", "cat/2.png"], ["1.png", "cat/2.png"]])
+def test_there_are_no_classes_where_folders_do_not_tell_pictures_apart(tmp_path, names):
+    data_set = quietly(fill(tmp_path / "data", {name: encoded(picture(0)) for name in names}))
+    assert data_set.classes == ()
+    assert data_set.batch([0, 1])[1].tolist() == [0, 0]
+
+
+def test_splits_are_not_taken_for_classes(tmp_path):
+    files = {f"{split}/{name}/1.png": encoded(picture(0)) for split in ("train", "test") for name in ("cat", "dog")}
+    with pytest.raises(UserError, match=r"data holds several splits \(test, train\) and not classes; give one"):
+        quietly(fill(tmp_path / "data", files))
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    fill(tmp_path / "elsewhere", numbered(2))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert len(quietly(str(tmp_path / "data"))) == 2
+
+
+def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "data", numbered(1))
+    assert len(quietly("~/data")) == 1
+
+
+def test_synthetic_pictures_are_those_of_their_source():
+    data_set = quietly("synthetic:shapes:7", (12, 20))
+    assert len(data_set) == 7
+    assert data_set.classes == ()
+    assert np.array_equal(data_set[4]["image"].permute(1, 2, 0).numpy(), shapes(4, (12, 20)))
+
+
+def test_a_synthetic_source_has_a_length_of_its_own():
+    assert len(quietly("synthetic:shapes", cache_bytes=0)) == 10_000
+
+
+# Reading
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+def test_cached_and_uncached_data_are_the_same(tmp_path, place):
+    path = fill(tmp_path / place, numbered(40))
+    cached, uncached = quietly(path), quietly(path, cache_bytes=40 * 16 * 16 * 3 - 1)
+    assert (cached.cached, uncached.cached) == (True, False)
+    index = torch.tensor([3, 0, 39, 3, 17])
+    for mine, other in zip(cached.batch(index), uncached.batch(index), strict=True):
+        assert torch.equal(mine, other)
+    assert cached.batch(index)[0].shape == (5, 3, 16, 16)
+    assert cached.batch(index)[0].dtype == torch.uint8
+    assert torch.equal(uncached[17]["image"], cached.batch([17])[0][0])
+    assert index.tolist() == [3, 0, 39, 3, 17]
+
+
+@pytest.mark.parametrize(("place", "start"), [("data", "fork"), ("data.zip", "fork"), ("data.zip", "spawn")])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_read_what_the_main_process_reads(tmp_path, place, start):
+    data_set = quietly(fill(tmp_path / place, numbered(24)), cache_bytes=0, on_bad=lambda bad: None)
+    expected = data_set.batch(range(24))[0]
+    loader = DataLoader(data_set, batch_size=4, num_workers=2, multiprocessing_context=start)
+    assert torch.equal(torch.cat([items["image"] for items in loader]), expected)
+
+
+def test_a_data_set_can_be_pickled(tmp_path):
+    data_set = quietly(fill(tmp_path / "data.zip", numbered(3)), cache_bytes=0, on_bad=lambda bad: None)
+    copy = pickle.loads(pickle.dumps(data_set))
+    assert torch.equal(copy[2]["image"], data_set[2]["image"])
+
+
+def test_indices_outside_of_the_data_are_refused(tmp_path):
+    for cache_bytes in (0, 10**6):
+        data_set = quietly(fill(tmp_path / "data", numbered(3)), cache_bytes=cache_bytes)
+        assert torch.equal(data_set[-1]["image"], data_set[2]["image"])
+        with pytest.raises(IndexError):
+            data_set[3]
+        with pytest.raises(IndexError):
+            data_set.batch([0, 3])
+    with pytest.raises(IndexError):
+        quietly("synthetic:shapes:5", cache_bytes=0).batch([5])
+
+
+def test_the_fingerprint_is_the_identity_of_the_training_data(tmp_path):
+    files = numbered(3)
+    original = quietly(fill(tmp_path / "here", files)).fingerprint
+    assert quietly(fill(tmp_path / "there", files), cache_bytes=0).fingerprint == original
+    changed = [
+        quietly(str(tmp_path / "here"), (16, 12)),
+        quietly(fill(tmp_path / "renamed", {"x" + name: data for name, data in files.items()})),
+        quietly(fill(tmp_path / "fewer", dict(list(files.items())[:2]))),
+        quietly(fill(tmp_path / "other", files | {"0001.png": encoded(picture(9)) + b"more"})),
+        quietly("synthetic:shapes:3"),
+        quietly("synthetic:shapes:4"),
+    ]
+    assert len({original} | {data_set.fingerprint for data_set in changed}) == 7
+
+
+def test_a_zip_with_one_pixel_changed_is_another_data_set(tmp_path):
+    versions = [encoded(flat((0, 0, level)), "BMP") for level in (1, 2)]
+    paths = [fill(tmp_path / f"{number}.zip", {"a.bmp": data}) for number, data in enumerate(versions)]
+    assert quietly(paths[0]).fingerprint != quietly(paths[1]).fingerprint
+
+
+def test_smaller_pictures_are_enlarged_and_counted(tmp_path):
+    files = numbered(5) | {"small.png": encoded(flat((9, 9, 9), size=(8, 20)))}
+    for cache_bytes in (0, 10**6):
+        data_set = quietly(fill(tmp_path / "data", files), cache_bytes=cache_bytes)
+        assert data_set.batch([5, 5, 0])[0][:2].unique().tolist() == [9]
+        assert data_set.enlarged == 1
+
+
+def test_cached_pictures_are_read_faster_than_2000_a_second():
+    data_set = quietly("synthetic:shapes:64", (64, 64))
+    index = torch.arange(64)
+    start = time.perf_counter()
+    for _ in range(50):
+        data_set.batch(index)
+    together = 50 * 64 / (time.perf_counter() - start)
+    start = time.perf_counter()
+    for number in range(64):
+        data_set[number]
+    singly = 64 / (time.perf_counter() - start)
+    assert together > 2000
+    assert singly > 2000
+
+
+# Bad input
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_metadata_costs_neither_the_picture_nor_a_warning(tmp_path):
+    data = encoded(flat((0, 0, 255)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    data_set = quietly(fill(tmp_path / "data", {"a.jpg": data}))
+    assert data_set.bad == ()
+    assert data_set[0]["image"][2].min() > 250
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"this is not a picture",
+    "truncated": encoded(picture(3, (64, 64)))[:600],
+    "truncated-jpeg": encoded(picture(3, (64, 64)), "JPEG")[:700],
+    "header-only": encoded(picture(3))[:30],
+}
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("cache_bytes", [0, 10**8])
+def test_a_damaged_picture_is_named_skipped_and_counted(tmp_path, place, damage, cache_bytes):
+    files = numbered(100) | {"0050.png": DAMAGED[damage]}
+    reported: list[BadImage] = []
+    data_set = quietly(fill(tmp_path / place, files), cache_bytes=cache_bytes, on_bad=reported.append)
+    images = data_set.batch(range(100))[0]
+    data_set.batch(range(100))
+    assert [bad.name for bad in data_set.bad] == ["0050.png"]
+    assert data_set.bad[0].reason
+    assert "0x" not in data_set.bad[0].reason
+    assert tuple(reported) == data_set.bad
+    assert torch.equal(images[50], images[51])
+    assert not torch.equal(images[49], images[50])
+
+
+def test_the_last_picture_of_the_data_is_replaced_by_the_first(tmp_path):
+    files = {f"{index % 2}/{index:04d}.png": encoded(picture(index)) for index in range(100)} | {"1/0099.png": b""}
+    for cache_bytes in (0, 10**8):
+        asked = torch.tensor([99, 0])
+        images, labels = quietly(fill(tmp_path / "data", files), cache_bytes=cache_bytes).batch(asked)
+        assert asked.tolist() == [99, 0]
+        assert torch.equal(images[0], images[1])
+        assert labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**8])
+def test_more_than_one_per_cent_of_damage_stops(tmp_path, cache_bytes):
+    files = numbered(100) | {f"{index:04d}.png": b"" for index in (7, 20, 21, 22)}
+    path = fill(tmp_path / "data", files)
+    with pytest.raises(
+        UserError, match=r"cannot be decoded, more than 1 % of all 100 \(0007.png: the file is empty;"
+    ) as e:
+        quietly(path, cache_bytes=cache_bytes).batch(range(100))
+    assert path in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_the_error_counts_the_damaged_pictures_and_names_three(tmp_path):
+    files = numbered(20) | {f"{index:04d}.png": b"" for index in (7, 8, 9, 15)}
+    with pytest.raises(
+        UserError, match=r"^4 of the first 20 pictures in .*\(0007.png: .*; 0008.png: .*; 0009.png: [^;]*\)"
+    ):
+        quietly(fill(tmp_path / "data", files))
+
+
+def test_a_picture_of_too_many_pixels_is_a_damaged_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    large = {"0100.png": encoded(picture(0, (20, 20))), "0101.png": encoded(picture(0, (40, 40)))}
+    data_set = quietly(fill(tmp_path / "data", numbered(100) | large))
+    # Pillow only warns from the limit to its double, 300 to 600 pixels.
+    assert [bad.name for bad in data_set.bad] == ["0101.png"]
+
+
+def test_a_zip_entry_that_fails_its_checksum_is_a_damaged_picture(tmp_path):
+    path = fill(tmp_path / "data.zip", {f"{i:04d}.bmp": encoded(flat((i, 1, 2)), "BMP") for i in range(100)})
+    data = bytearray(Path(path).read_bytes())
+    data[data.index(bytes((2, 1, 50)))] ^= 255
+    Path(path).write_bytes(data)
+    assert [bad.name for bad in quietly(path).bad] == ["0050.bmp"]
+
+
+def test_a_picture_that_vanishes_is_a_damaged_one(tmp_path):
+    path = fill(tmp_path / "data", numbered(100))
+    data_set = quietly(path, cache_bytes=0)
+    (tmp_path / "data" / "0003.png").unlink()
+    assert torch.equal(data_set[3]["image"], data_set[4]["image"])
+    assert data_set.bad == (BadImage("0003.png", "No such file or directory"),)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere", "there is no data at 'nowhere'; give a folder of pictures, a zip of pictures, or synthetic:shapes"),
+        ("", "there is no data at ''"),
+        ("synthetic:cats", "there is no synthetic source 'cats'; use one of: shapes"),
+        ("synthetic:shapes:many", "does not say how many pictures; write synthetic:shapes:1000"),
+        ("synthetic:shapes:0", "does not say how many pictures"),
+    ],
+)
+def test_a_path_that_is_nothing_is_refused(path, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        quietly(path)
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+@pytest.mark.parametrize("files", [{}, {"notes.txt": b"none", "film.gif": b"GIF89a"}])
+def test_a_place_without_pictures_is_refused(tmp_path, place, files):
+    if place == "data":
+        (tmp_path / "data").mkdir()
+    path = fill(tmp_path / place, files)
+    with pytest.raises(UserError, match="holds no pictures; give a folder or a zip with PNG, JPEG, WebP or BMP files"):
+        quietly(path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "not-a-zip"])
+def test_a_damaged_zip_is_refused(tmp_path, damage):
+    path = fill(tmp_path / "data.zip", numbered(10))
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "not-a-zip": b"x" * 500}[damage])
+    with pytest.raises(UserError, match=r"data.zip is neither a folder nor a whole zip file \(.*\); give a folder"):
+        quietly(path)
+
+
+def test_an_image_size_that_most_pictures_do_not_reach_is_refused(tmp_path):
+    path = fill(tmp_path / "data", numbered(5))
+    message = (
+        r"5 of 5 pictures looked at in .* are smaller than the image size 24x16 \(0000.png is 16x16.*; use a smaller"
+    )
+    for cache_bytes in (0, 10**6):
+        with pytest.raises(UserError, match=message):
+            quietly(path, (24, 16), cache_bytes=cache_bytes)
+
+
+def test_sizes_are_judged_of_the_upright_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = fill(tmp_path / "data", {"a.png": encoded(picture(0, (16, 32)), exif=exif)})
+    assert quietly(path, (32, 16)).enlarged == 0
+    with pytest.raises(UserError, match=r"a\.png is 32x16"):
+        quietly(path, (16, 32))
+
+
+def test_an_image_size_without_pixels_is_refused():
+    with pytest.raises(UserError, match="image size 0x32 holds no pixels"):
+        quietly("synthetic:shapes", (0, 32))
+
+
+# Progress, and the packs
+
+
+def test_a_long_first_reading_shows_speed_and_time_left(tmp_path, capfd, monkeypatch):
+    path = fill(tmp_path / "data", numbered(80))
+    open_images(path, (16, 16))
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("scalespace.data.images._BAR_DELAY", 0.0)
+    open_images(path, (16, 16))
+    shown = capfd.readouterr()
+    assert "reading pictures: 100%" in shown.err
+    assert "pictures/s" in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("pack", "count", "classes", "size"),
+    [("photos64-heldout", 723, 96, 64), ("emoji64-heldout", 357, 0, 64), ("cifar10-32-heldout", 6000, 10, 32)],
+)
+def test_packs_of_real_pictures_open(pack, count, classes, size):
+    path = SHARED / "data" / f"{pack}.zip"
+    if not path.exists():
+        pytest.skip(f"{path} is not there; SCALESPACE_SHARED names the folder of the packs")
+    data_set = quietly(str(path), (size, size))
+    assert (len(data_set), len(data_set.classes)) == (count, classes)
+    assert data_set.bad == ()
+    assert data_set.enlarged == 0

@@ -1,0 +1,361 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.metrics.extractors import Blind, Inception, Maps, Means, saved
+from tests.picture_files import encoded, flat, picture
+from tests.small_models import cli_error
+
+from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
+from scalespace.cli import main
+from scalespace.metrics.builtin_features import builtin_features
+from scalespace.metrics.evaluate import INCEPTION_VARIABLE, Options, evaluate
+from scalespace.metrics.features import INCEPTION_SHA256
+from scalespace.metrics.frechet_distance import frechet
+from scalespace.metrics.sides import Sampling, open_side
+
+QUICK = ("--bootstrap", "20", "--quiet", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch):
+    monkeypatch.delenv(INCEPTION_VARIABLE, raising=False)
+
+
+def _folder(path: Path, count: int, first: int = 0, size: tuple[int, int] = (16, 16)) -> Path:
+    path.mkdir()
+    for k in range(count):
+        (path / f"{k:04d}.png").write_bytes(encoded(picture(first + k, size)))
+    return path
+
+
+def _zip(path: Path, count: int, first: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for k in range(count):
+            archive.writestr(f"photos/{k:04d}.png", encoded(picture(first + k)))
+    return path
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return str(_folder(tmp_path / "generated", 24)), str(_zip(tmp_path / "reference.zip", 30, 24))
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    sizes = ((16, 16), (8, 8))
+    network = FlexiUNet(sizes=sizes, base_channels=8, channel_multipliers=(1, 2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    scheduler = ScaleSpaceScheduler(num_train_timesteps=60, sizes=sizes, change_points=(30,))
+    ScaleSpacePipeline(network, scheduler).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def _json(capsys, *words) -> dict:
+    capsys.readouterr()
+    main(["evaluate", *map(str, words), *QUICK, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_figure_has_counts_and_an_interval(sides, capsys):
+    main(["evaluate", *sides, *QUICK])
+    text = capsys.readouterr().out
+    assert "24 pictures of 16x16" in text
+    assert "30 pictures of 16x16" in text
+    assert "219 of built-in features, resize none, weights sha256 " in text
+    assert "are distances of built-in features and no FID or KID" in text
+    assert "rank 23 at most in 219 dimensions, since there are only 24 pictures" in text
+    found = _json(capsys, *sides)
+    keys = [row["key"] for row in found["metrics"]]
+    assert keys == [
+        *("fid", "kid", "precision", "recall", "density", "coverage", "swd_16x16", "swd_mean", "spectrum"),
+        *("colour_channels", "colour_saturation", "colour_brightness", "colour_contrast"),
+    ]
+    for row in found["metrics"]:
+        assert row["counts"] == [24, 30]
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["name"] in text
+    assert found["features"]["extractor"] == "built-in"
+    assert found["intervals"] == {"level": 0.95, "resamples": 20, "seed": 0}
+    assert found["source"]["seed"] == 0
+    assert (found["generated"]["count"], found["reference"]["image_size"]) == (24, [16, 16])
+
+
+def test_the_figures_are_those_of_the_functions(sides):
+    found = evaluate(*sides, Options(("fid",), bootstrap=0), progress=False)
+    pictures = [open_side(side, Sampling(), progress=False).pictures for side in sides]
+    expected = frechet(*(builtin_features(p) for p in pictures if p is not None), resamples=0).value
+    assert found.rows[0].measured.value == pytest.approx(expected, rel=1e-5)
+    assert found.rows[0].measured.low is None
+
+
+def test_the_same_command_gives_the_same_figures_and_another_seed_other_intervals(sides, capsys):
+    first, second, other = (_json(capsys, *sides, "--seed", seed)["metrics"] for seed in (3, 3, 4))
+    assert first == second
+    assert first[0]["value"] == other[0]["value"]
+    assert first[0]["low"] != other[0]["low"]
+
+
+def test_statistics_stand_in_for_the_pictures(sides, tmp_path, capsys):
+    direct = _json(capsys, *sides, "--metrics", "fid,kid,prdc")
+    for keep, keys in ((["--save-features"], ["fid", "kid", "precision"]), ([], ["fid"])):
+        path = tmp_path / "reference.npz"
+        main(["evaluate", *sides, *QUICK, "--metrics", "fid", "--save-statistics", str(path), *keep])
+        found = _json(capsys, sides[0], path)
+        assert [row["key"] for row in found["metrics"]][: len(keys)] == keys
+        assert "spectrum" not in [row["key"] for row in found["metrics"]]
+        for row, expected in zip(found["metrics"], direct["metrics"], strict=False):
+            assert row["value"] == pytest.approx(expected["value"], rel=1e-6)
+    assert any("moments alone" in note for note in found["notes"])
+    assert "kid needs features, and the statistics" in cli_error(
+        capsys, ["evaluate", sides[0], str(path), *QUICK, "--metrics", "fid,kid"]
+    )
+    assert "swd needs pictures, and the statistics" in cli_error(
+        capsys, ["evaluate", sides[0], str(path), *QUICK, "--metrics", "swd"]
+    )
+
+
+def test_statistics_of_another_mode_or_size_are_refused(sides, tmp_path, capsys):
+    extractor, _ = saved(Means(), tmp_path / "means.pt")
+    path = str(tmp_path / "reference.npz")
+    main(["evaluate", *sides, *QUICK, "--metrics", "fid", "--save-statistics", path])
+    error = cli_error(capsys, ["evaluate", sides[0], path, *QUICK, "--features", extractor])
+    assert "are of built-in features, resize none" in error
+    assert "this run takes torchscript features" in error
+    resized = ["--features", extractor, "--features-size", "20"]
+    main(["evaluate", *sides, *QUICK, *resized, "--metrics", "fid", "--save-statistics", path])
+    error = cli_error(capsys, ["evaluate", sides[0], path, *QUICK, *resized, "--resize", "legacy"])
+    assert "resize clean 20" in error
+    assert "resize legacy 20" in error
+    large = str(_folder(tmp_path / "large", 3, size=(20, 20)))
+    assert "has pictures of 20x20 and " in cli_error(capsys, ["evaluate", large, path, *QUICK, *resized])
+
+
+def test_features_of_a_file_and_of_inception_are_named_so(sides, tmp_path, capsys, monkeypatch):
+    path, sha256 = saved(Means(), tmp_path / "means.pt")
+    found = _json(capsys, *sides, "--metrics", "fid,prdc", "--features", path)
+    assert found["metrics"][0]["name"] == "Frechet distance, torchscript features"
+    assert found["features"] == {
+        "extractor": "torchscript",
+        "resize": "none",
+        "fingerprint": sha256,
+        "dimensions": 6,
+    }
+    path, sha256 = saved(Inception(), tmp_path / "inception.pt")
+    monkeypatch.setattr("scalespace.metrics.features.INCEPTION_SHA256", sha256)
+    monkeypatch.setenv(INCEPTION_VARIABLE, path)
+    found = _json(capsys, *sides, "--metrics", "fid,kid", "--resize", "legacy")
+    assert [row["name"] for row in found["metrics"]] == ["FID", "KID, x 1000"]
+    assert found["features"]["resize"] == "legacy 299"
+    assert not any("no FID" in note for note in found["notes"])
+
+
+def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides, tmp_path, capsys, monkeypatch):
+    missing = str(tmp_path / "nothing.pt")
+    wrong, _ = saved(Means(), tmp_path / "means.pt")
+    for path, sentence in ((missing, "there are no Inception weights at"), (wrong, "is not the Inception of FID")):
+        for words, value in ((["--inception-weights", path], ""), ([], path)):
+            monkeypatch.setenv(INCEPTION_VARIABLE, value)
+            error = cli_error(capsys, ["evaluate", *sides, *QUICK, *words])
+            assert sentence in error
+            assert INCEPTION_SHA256 in error
+            assert "https://" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--metrics fid,is", '"is" cannot be measured; use some of fid,kid,prdc,swd,spectrum,colour'),
+        ("--bootstrap 1", "--bootstrap is 1; give at least 2 resamples, or 0"),
+        ("--neighbours 0", "--neighbours is 0"),
+        ("--neighbours 24", "prdc cannot be measured, since there are 24 generated pictures and 24 neighbours"),
+        ("--features x.pt --inception-weights y.pt", "name two extractors"),
+        ("--features-size 32", "--features-size belongs to --features"),
+        ("--features nothing.pt", "there is no feature extractor at nothing.pt"),
+        ("--seed -1", "--seed is -1"),
+        ("--save-statistics x.json", "name a file that ends in .npz"),
+        ("--device nonsense", 'device "nonsense" cannot be used'),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(words, sentence, sides, capsys):
+    assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"), [(Maps(), "give one whose output is one row of features"), (Blind(), "are not all finite")]
+)
+def test_extractors_that_do_not_fit_are_one_sentence(module, sentence, sides, tmp_path, capsys):
+    path, _ = saved(module, tmp_path / "module.pt")
+    assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, "--features", path])
+
+
+def test_features_in_a_file_that_are_no_numbers_are_one_sentence(sides, tmp_path, capsys):
+    path = str(tmp_path / "reference.npz")
+    main(["evaluate", *sides, *QUICK, "--metrics", "fid", "--save-statistics", path, "--save-features"])
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["features"][3, 5] = np.nan
+    np.savez(path, **arrays)
+    assert "fid cannot be measured, since features are not finite" in cli_error(
+        capsys, ["evaluate", sides[0], path, *QUICK]
+    )
+
+
+def _equal(folder: Path) -> Path:
+    folder.mkdir()
+    for k in range(8):
+        (folder / f"{k}.png").write_bytes(encoded(picture(0)))
+    return folder
+
+
+def _grey(folder: Path) -> Path:
+    folder.mkdir()
+    for k in range(8):
+        (folder / f"{k}.png").write_bytes(encoded(picture(k).convert("L")))
+    return folder
+
+
+def _mixed(folder: Path) -> Path:
+    (_folder(folder, 5) / "zlast.png").write_bytes(encoded(flat("red", size=(20, 16))))
+    return folder
+
+
+def _damaged(folder: Path) -> Path:
+    (_folder(folder, 5) / "0002.png").write_bytes(b"\x89PNG and no more")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: _folder(folder, 1), "gives 1 picture; a distance of sets needs at least 2 on each side"),
+        (lambda folder: _folder(folder, 5, size=(24, 16)), "24x16"),
+        (_mixed, "differ in size: 0000.png is 16x16 and zlast.png is 16x20 (height by width)"),
+        (_equal, "all 8 pictures of"),
+        (_grey, "are grey and those of"),
+        (_damaged, "0002.png in"),
+        (lambda folder: folder, "there is no data at"),
+    ],
+)
+def test_a_side_that_does_not_fit_is_one_sentence(make, sentence, sides, tmp_path, capsys):
+    side = str(make(tmp_path / "side"))
+    for pair in ((side, sides[1]), (sides[1], side)):
+        assert sentence in cli_error(capsys, ["evaluate", *pair, *QUICK])
+
+
+def test_small_pictures_need_another_extractor(tmp_path, capsys):
+    sides = [str(_folder(tmp_path / name, 8, first, (12, 12))) for name, first in (("a", 0), ("b", 8))]
+    assert "pictures of 12x12 are too small for the built-in features" in cli_error(
+        capsys, ["evaluate", *sides, *QUICK]
+    )
+    assert _json(capsys, *sides, "--metrics", "swd,colour")["metrics"][0]["key"] == "swd_12x12"
+
+
+def test_pictures_are_read_as_they_are_stored(sides):
+    side = open_side(sides[0], Sampling(), progress=False)
+    assert side.pictures is not None
+    assert (side.pictures[5].permute(1, 2, 0).numpy() == np.asarray(picture(5))).all()
+
+
+def test_synthetic_pictures_take_the_size_of_the_other_side(sides):
+    found = evaluate("synthetic:shapes:20", sides[1], Options(("colour",), bootstrap=0), progress=False)
+    assert (found.generated.count, found.generated.image_size) == (20, (16, 16))
+    found = evaluate(sides[0], "synthetic:shapes:20", Options(("colour",), bootstrap=0), progress=False)
+    assert (found.reference.count, found.generated.count) == (20, 24)
+
+
+def test_pictures_of_a_model_are_those_that_sample_writes(model, tmp_path):
+    words = "--num-images 7 --steps 4 --seed 5 --quiet --trajectory --device cpu --output"
+    main(["sample", model, *words.split(), str(tmp_path / "drawn")])
+    sampling = Sampling(num_images=7, steps=4, seed=5, batch_size=3)
+    drawn = open_side(model, sampling, progress=False).pictures
+    # The sheets beside the pictures are none of them.
+    written = open_side(str(tmp_path / "drawn"), sampling, progress=False).pictures
+    assert drawn is not None
+    assert written is not None
+    assert drawn.shape == written.shape
+    assert int((drawn.int() - written.int()).abs().max()) <= 1
+    solver = open_side(model, Sampling(7, 4, 5, 3, solver="ddim", eta=0.0), progress=False).pictures
+    assert solver is not None
+    assert not torch.equal(drawn, solver)
+
+
+def test_a_model_that_cannot_be_drawn_from_is_one_sentence(model, sides, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    Path(model).rename(tmp_path / "run" / "model")
+    run, model = str(tmp_path / "run"), str(tmp_path / "run" / "model")
+    for words, sentence in (
+        ([run], "is the folder of a training run; the model in it is"),
+        ([model, "--num-images", "0"], "--num-images is 0"),
+        ([model, "--num-images", "1"], "gives 1 picture"),
+        ([model, "--steps", "1"], "1"),
+        ([model, "--eta", "-1", "--solver", "ddim"], "eta"),
+    ):
+        assert sentence in cli_error(capsys, ["evaluate", words[0], sides[1], *words[1:], *QUICK])
+
+
+def test_what_is_wrong_with_the_other_side_is_said_before_drawing(model, capsys, monkeypatch):
+    def no_drawing(*_):
+        raise AssertionError("pictures were drawn")
+
+    monkeypatch.setattr("scalespace.metrics.sides._drawn", no_drawing)
+    for pair in ((model, "nothing.zip"), ("nothing.zip", model)):
+        assert "there is no data at 'nothing.zip'" in cli_error(capsys, ["evaluate", *pair, *QUICK])
+
+
+def test_two_processes_share_the_drawing_and_one_reports(model, sides, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        "evaluate",
+        model,
+        sides[1],
+        "--num-images",
+        "9",
+        "--steps",
+        "4",
+        "--metrics",
+        "colour,fid",
+        *QUICK,
+        "--json",
+    ]
+    program = [sys.executable, "-c", "from scalespace.cli import main; main()", *words]
+
+    def start(**environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [start(RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert outputs[1] == ""
+    alone = json.loads(start().communicate(timeout=300)[0])
+    for row, expected in zip(json.loads(outputs[0])["metrics"], alone["metrics"], strict=True):
+        assert row["counts"] == [9, 30]
+        assert row["value"] == pytest.approx(expected["value"], rel=0.02)
+
+
+def test_bars_do_not_show_with_quiet(sides, capsys):
+    main(["evaluate", *sides, *QUICK, "--metrics", "fid"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_zip_of_large_pictures_is_kept_in_a_file(sides, monkeypatch):
+    in_memory = open_side(sides[1], Sampling(), progress=False).pictures
+    monkeypatch.setattr("scalespace.metrics.sides._IN_MEMORY", 1000)
+    in_file = open_side(sides[1], Sampling(), progress=False).pictures
+    assert in_memory is not None
+    assert in_file is not None
+    assert torch.equal(in_memory, in_file)

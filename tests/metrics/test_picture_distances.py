@@ -1,0 +1,80 @@
+import pytest
+import torch
+from tests.metrics.sets import pictures
+from torch.testing import assert_close
+
+from scalespace.metrics.picture_distances import _radial_power, colour_distances, spectrum_distance
+
+
+def _noise(seed, count, deviation, size=(32, 32)):
+    x = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed)) * deviation
+    return (x + 127.5).round().clamp(0, 255).byte()
+
+
+def test_white_noise_differs_by_its_variance_at_all_frequencies():
+    found = spectrum_distance(_noise(0, 300, 20), _noise(1, 300, 10))
+    # 20 log10 2 decibels; what is added by rounding is 1/12 to 100 and to 400.
+    assert found.value == pytest.approx(6.02, abs=0.05)
+    assert found.low is not None
+    assert found.low < found.value < found.high
+    assert found.high - found.low < 0.2
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 40), (8, 64)])
+def test_a_cosine_has_all_its_power_at_its_frequency(size):
+    height, width = size
+    wave = torch.cos(torch.pi * 3 * (torch.arange(width) + 0.5) / width)
+    pictures = (127.5 + 100 * wave).expand(2, 3, height, width).round().byte()
+    power = _radial_power(pictures)[0]
+    assert int(power[1:].argmax()) + 1 == max(1, round(3 * min(size) / width))
+
+
+def test_the_spectrum_is_zero_for_equal_sets_symmetric_and_grows_with_blur():
+    x, y = pictures(60), pictures(60, first=60)
+    assert spectrum_distance(x, x).value == 0
+    assert spectrum_distance(x, y).value == pytest.approx(spectrum_distance(y, x).value)
+    blurred = [
+        torch.nn.functional.avg_pool2d(x.float(), k, 1, k // 2, count_include_pad=False).byte() for k in (1, 3, 5)
+    ]
+    distances = [spectrum_distance(b, y).value for b in blurred]
+    assert distances == sorted(distances)
+    assert distances[1] > 3 * distances[0]
+
+
+def test_constant_pictures_have_a_spectrum():
+    flat = torch.full((4, 3, 16, 16), 90, dtype=torch.uint8)
+    assert spectrum_distance(flat, flat).value == 0
+    assert 0 < spectrum_distance(flat, _noise(0, 4, 10, (16, 16))).value < 60
+
+
+def test_a_shift_of_all_colours_moves_values_and_brightness_alone():
+    x = _noise(0, 40, 20)
+    found = colour_distances(x + 10, x)
+    assert (found.channels.value, found.brightness.value) == (10, 10)
+    assert (found.saturation.value, found.contrast.value) == (0, 0)
+
+
+def test_grey_pictures_lack_saturation_and_flat_ones_contrast():
+    x = _noise(0, 40, 20)
+    grey = x.float().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+    found = colour_distances(grey, x)
+    pixels = x.long()
+    assert found.saturation.value == pytest.approx(float((pixels.amax(1) - pixels.amin(1)).double().mean()))
+    assert found.brightness.value < 0.5
+    flat = x.float().mean((1, 2, 3), keepdim=True).round().byte().expand_as(x)
+    assert colour_distances(flat, x).contrast.value == pytest.approx(20, abs=0.6)
+
+
+def test_colours_are_symmetric_and_the_sets_may_differ_in_number():
+    x, y = _noise(0, 30, 20), _noise(1, 45, 35)
+    there, back = colour_distances(x, y), colour_distances(y, x)
+    for name in ("channels", "saturation", "brightness", "contrast"):
+        assert getattr(there, name).value == pytest.approx(getattr(back, name).value)
+        assert getattr(there, name).low <= getattr(there, name).value <= getattr(there, name).high
+
+
+def test_groups_of_pictures_add_up():
+    # More pictures than are worked on at once.
+    x = _noise(0, 300, 20, (8, 8))
+    assert_close(_radial_power(x)[260:], _radial_power(x[260:]))
+    assert colour_distances(x, x).channels.value == 0

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scalespace.errors import UserError
+from scalespace.metrics.features import Mode
+from scalespace.metrics.frechet_distance import Moments
+from scalespace.metrics.statistics import Statistics, read_statistics, write_statistics
+
+
+def _statistics(keep: bool) -> Statistics:
+    features = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    mode = Mode("built-in", "none", "abc")
+    return Statistics(mode, "photos.zip", (16, 24), Moments.of(features), features if keep else None)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_gives_back_what_was_written(keep, tmp_path):
+    written = _statistics(keep)
+    write_statistics(tmp_path / "new" / "photos.npz", written)
+    read = read_statistics(tmp_path / "new" / "photos.npz")
+    assert (read.mode, read.name, read.image_size, read.moments.count) == (written.mode, "photos.zip", (16, 24), 9)
+    assert_close(read.moments.mean, written.moments.mean, rtol=0, atol=0)
+    assert_close(read.moments.covariance, written.moments.covariance, rtol=0, atol=0)
+    assert_close(read.features, written.features, rtol=0, atol=0)
+
+
+def _changed(path: Path, **changes: object) -> None:
+    with np.load(path) as archive:
+        arrays = dict(archive) | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"covariance": np.eye(3)}, "is no whole statistics file .shapes do not fit each other."),
+        ({"mean": np.full(4, np.nan)}, "is no whole statistics file .values are not finite."),
+        ({"mean": None}, "is no whole statistics file"),
+        ({"features": np.zeros((3, 4))}, "shapes do not fit each other"),
+        ({"about": np.array("not JSON")}, "is no whole statistics file"),
+        ({"about": np.array('{"format": "other"}')}, "is of another version .other."),
+        ({"mean": np.array([{}], dtype=object)}, "is no whole statistics file .Object arrays cannot be loaded"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(changes, sentence, tmp_path):
+    path = tmp_path / "photos.npz"
+    write_statistics(path, _statistics(False))
+    _changed(path, **changes)
+    with pytest.raises(UserError, match=sentence):
+        read_statistics(path)
+
+
+def test_files_of_other_programs_and_other_endings_are_refused(tmp_path):
+    np.savez(tmp_path / "fid.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match=r"does not say which features .* \(it holds mu, sigma\)"):
+        read_statistics(tmp_path / "fid.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UserError, match="is no whole statistics file"):
+        read_statistics(tmp_path / "text.npz")
+    with pytest.raises(UserError, match=r"name it photos\.npz"):
+        write_statistics(tmp_path / "photos.json", _statistics(False))
