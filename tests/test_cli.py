@@ -1,8 +1,14 @@
+import ast
+import inspect
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from PIL import Image
 from tests.small_models import SMALL_OPTIONS, cli_error, train_words
 
 from scalespace.cli import main
+from scalespace.commands.parsing import Preset
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.loop import Trainer
@@ -68,6 +75,33 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"example: scalespace {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "plan", "evaluate", "analyze", "reproduce"])
+def test_every_option_is_explained_in_whole_sentences_on_one_line(command: str):
+    # The parser keeps the indentation of a second line and breaks the sentence there, whatever the width of the terminal.
+    arguments = import_module(f"scalespace.commands.{command}").Arguments
+    types = get_type_hints(arguments, include_extras=True)
+    groups = [kind for kind in types.values() if is_dataclass(kind)]
+    for kind in (arguments, *groups):
+        explained = _field_docstrings(kind)
+        for field in fields(kind):
+            # --preset has its help from its type, and a group of options from its class.
+            if types.get(field.name) is not Preset and types.get(field.name) not in groups:
+                text = explained.get(field.name, "")
+                assert text.endswith((".", ")")), f"{field.name}: {text}"
+                assert "\n" not in text, f"{field.name}: {text}"
+
+
+def _field_docstrings(kind: type) -> dict[str, str]:
+    found = {}
+    for parent in filter(is_dataclass, reversed(kind.__mro__)):
+        body = ast.parse(inspect.getsource(parent)).body[0].body  # pyright: ignore[reportAttributeAccessIssue]
+        for line, after in pairwise(body):
+            match line, after:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    found[name] = text
+    return found
 
 
 def test_without_a_command_the_commands_are_told(capsys):

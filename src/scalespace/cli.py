@@ -1,4 +1,4 @@
-"""The command line: finds the command, and turns every error that is the user's to mend into one sentence."""
+"""The command line: finds the command, and prints errors that the user can mend as one sentence."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "plan": "what a model will cost: levels, parameters, GFLOPs",
-    "train": "train a model on a folder or zip of images; the same command again resumes",
+    "train": "train a model on a folder or zip of images, or resume its training",
     "sample": "draw pictures from a trained model",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",
     "analyze": "how much of your pictures survives the noise, and which resolutions that needs",
     "reproduce": "a table of the paper, computed again",
 }
-"""Every command with its line in the help; ``commands`` has a module of that name."""
+"""Every command with its line in the help. ``scalespace.commands`` has a module of the same name."""
 
 _LINES = "\n".join(f"  {name:10} {line}" for name, line in _COMMANDS.items())
 _USAGE = f"""\
@@ -40,7 +40,7 @@ scalespace COMMAND --help tells all options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit code 2 and one sentence on stderr for every error that is the user's to mend."""
+    """Run a command. Errors that the user can mend are one sentence on stderr, with exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)

@@ -18,21 +18,21 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelConfig):
-    """What the command takes."""
+    """The options of the command."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Folder of images, zip of images, or synthetic:shapes."""
     preset: Preset = "tiny"
     output: str | None = None
-    """Folder for information.png, information.svg and information.json."""
+    """Folder for information.png, information.svg and information.json. None writes no files."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of text."""
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def run(words: list[str]) -> None:
-    """Print how much of pictures survives the noise at t, and which resolutions that needs, against the paper's schedules.
+    """Print how much of the pictures survives the noise at every t, and compare the paper's resolution schedules with it.
 
     example: scalespace analyze photos/ --preset celeba64-4l --output information
     """

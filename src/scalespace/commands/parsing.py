@@ -1,4 +1,4 @@
-"""What the commands share: reading their options, presets as defaults, the device, drawing without matplotlib."""
+"""What the commands share: reading options, presets as defaults, the device, and the error if matplotlib is missing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from scalespace.training.configuration import ModelConfig, preset
 
 __all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset"]
 
-Preset = Annotated[str, tyro.conf.arg(help="Process and network to start from; every other option overrides it.")]
+Preset = Annotated[str, tyro.conf.arg(help="Model to start from. All other options override its values.")]
 """The option --preset."""
 
 
 def read(arguments_class: type, words: list[str], command: Callable[..., None], default: Any = None) -> Any:
-    """The arguments of a command, out of the words after its name; its docstring is the help.
+    """Read the arguments of a command from the words after its name. The command's docstring is its help.
 
     Args:
         arguments_class: Frozen dataclass whose docstrings are the help of the options.
-        words: What stands after the command's name.
-        command: The command's function; its module is named as the command.
-        default: Instance with the defaults, where they are not those of the class.
+        words: The words after the command's name.
+        command: The function of the command. Its module has the command's name.
+        default: Instance that holds the defaults. None takes the defaults of the class.
     """
     extra = {} if default is None else {"default": default}
     name = command.__module__.rpartition(".")[2]
@@ -37,7 +37,13 @@ def read(arguments_class: type, words: list[str], command: Callable[..., None], 
 
 
 def read_with_preset(arguments_class: type, words: list[str], command: Callable[..., None], **defaults: Any) -> Any:
-    """As ``read``, where the preset that the words name gives the defaults.
+    """Read the arguments of a command that has --preset. The preset gives the defaults of all other options.
+
+    Args:
+        arguments_class: As in ``read``.
+        words: As in ``read``.
+        command: As in ``read``.
+        defaults: Defaults of options that no preset has.
 
     Raises:
         UserError: If there is no such preset.
@@ -50,17 +56,17 @@ def read_with_preset(arguments_class: type, words: list[str], command: Callable[
 
 
 def fields(kind: type, source: Any) -> dict[str, Any]:
-    """The values that ``source`` has for the fields of the dataclass ``kind``."""
+    """The fields of the dataclass ``kind``, with their values in ``source``."""
     return {field.name: getattr(source, field.name) for field in dataclasses.fields(kind)}
 
 
 def part(kind: type, source: Any) -> Any:
-    """The configuration of ``kind`` that a configuration with further fields holds."""
+    """Take a configuration of type ``kind`` out of ``source``, which has its fields and possibly more."""
     return kind(**fields(kind, source))
 
 
 def device_named(name: str) -> Any:
-    """The torch device of that name; "auto" is an accelerator where there is one.
+    """The torch device of that name. "auto" is an accelerator if there is one, and else the CPU.
 
     Raises:
         UserError: If it cannot be used here.
@@ -79,10 +85,13 @@ def device_named(name: str) -> Any:
 
 @contextmanager
 def drawing(option: str) -> Iterator[None]:
-    """Around what needs matplotlib.
+    """Turn a missing matplotlib into an error for users.
+
+    Args:
+        option: The option that asked for the figure, for example "--plot".
 
     Raises:
-        UserError: If it is not installed; names the option to leave out.
+        UserError: If matplotlib is not installed.
     """
     try:
         yield

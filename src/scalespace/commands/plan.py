@@ -19,27 +19,29 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelConfig):
-    """What the command takes."""
+    """The options of the command."""
 
     preset: Preset = "tiny"
     data: str | None = None
-    """Folder of images, zip of images, or synthetic:shapes, to read the resolutions off."""
+    """Folder of images, zip of images, or synthetic:shapes, whose spectrum gives the resolutions."""
     tolerance: float | None = None
-    """With --data: a level is left where the signal-to-noise ratio of what it alone holds sinks below this (0.01)."""
+    """Only with --data: takes the place of --process.tolerance."""
     plot: str | None = None
-    """With --data: picture to draw of the spectrum and of both schedules."""
+    """Only with --data: file for a figure of the spectrum and of both resolution schedules (.png, .svg or .pdf)."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of text."""
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def run(words: list[str]) -> None:
-    """Print what a model will cost: levels, grid points, parameters, GFLOPs and the validity of every change.
+    """Print what a model will cost: levels, timesteps, parameters, GFLOPs, and whether every change is valid.
 
-    With --data also what it costs when every level is left as soon as noise has drowned what it alone holds.
+    With --data, the resolutions are read off the pictures: a level ends as soon as noise has drowned the detail that the next
+    level loses. The plan then has both schedules side by side.
 
     example: scalespace plan --preset celeba64-4l --process.levels 3
+
     example: scalespace plan --preset celeba64-4l --data photos/ --tolerance 0.01 --plot resolutions.png
     """
     given = read_with_preset(Arguments, words, run)

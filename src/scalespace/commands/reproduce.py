@@ -16,16 +16,16 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Reproduction):
-    """What the command takes."""
+    """The options of the command."""
 
     table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
-    """main, architecture, schedules, anisotropic, steps (these train models), information (of pictures) or gflops."""
+    """Table: main, architecture, schedules, anisotropic or steps, which train models; information; or gflops."""
     device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of text."""
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def run(words: list[str]) -> None:

@@ -18,45 +18,44 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What the command takes."""
+    """The options of the command."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model folder, as training wrote it (RUN/model)."""
+    """Model folder that training has written (RUN/model)."""
     output: str
     """New folder for the pictures."""
     num_images: int = 16
     """Number of pictures."""
     steps: int = 50
-    """Sampling steps, up to the process's timesteps: with linspace the equally spaced ones, at least 2, besides which
-    resolution changes are kept; with log_snr all of them, at least levels + 1."""
+    """Number of network calls with spacing log_snr. With linspace, the calls at changes of resolution come on top."""
     solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
-    """How a step is taken; the model's own if left out."""
+    """Solver that takes the steps. None takes the model's own."""
     eta: float | None = None
-    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
+    """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
-    """How the resolution goes up: exact, which is the solver's own way, or a baseline; the model's own if left out."""
+    """How a step raises the resolution: exact is the solver's own way, the others are baselines. None is the model's own."""
     spacing: Literal["linspace", "log_snr"] | None = None
-    """Equal steps of time or of log-SNR (which suits multistep and corrected); the model's own if left out."""
+    """Steps equal in time, or in log-SNR (best for multistep and corrected). None takes the model's own."""
     upsample: str | None = None
-    """Folder of the second model of a cascade, trained with --network.condition-size, to enlarge the pictures."""
+    """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""
     seed: int = 0
-    """Picture i depends on the seed and i alone."""
+    """Seed of the pictures. Picture i depends only on the seed and on i."""
     batch_size: int = 16
-    """Pictures drawn together."""
+    """Number of pictures drawn together."""
     class_label: int | None = None
-    """Class of all pictures; left out, a class-conditional model takes its classes in turn."""
+    """Class of all pictures. With None, a model with classes takes them in turn."""
     trajectory: bool = False
-    """Also draw the states on their way up, from the smallest resolution."""
+    """Also draw the states and predictions of four pictures, from the smallest resolution up."""
     device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of text."""
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def run(words: list[str]) -> None:
-    """Draw pictures from a trained model: PNG files and a grid.
+    """Draw pictures from a trained model, and write them as PNG files and as one grid.
 
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
     """

@@ -15,11 +15,11 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrainConfig):
-    """What the command takes."""
+    """The options of the command."""
 
     preset: Preset = "tiny"
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
     def __post_init__(self):
         # Values are checked when the configuration is taken out of this, where an error is not the parser's.
@@ -27,7 +27,7 @@ class Arguments(TrainConfig):
 
 
 def run(words: list[str]) -> None:
-    """Train a model on a folder or zip of images; the same command again resumes.
+    """Train a model on a folder or zip of images. The same command again resumes the run.
 
     example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
     """

@@ -35,11 +35,11 @@ __all__ = [
 
 
 def time_embedding(timestep: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoidal embedding of time, cosines first.
+    """Sinusoidal embedding of time, with the cosines first.
 
     Args:
-        timestep: Times, shape (B,); need not be integers.
-        channels: Even number of features.
+        timestep: Times, shape (B,). They need not be integers.
+        channels: Number of features, which is even.
         max_period: The slowest feature has angle timestep / max_period in the limit of many channels.
 
     Returns:
@@ -60,7 +60,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def adapter(in_channels: int, out_channels: int) -> nn.Module:
-    """1 x 1 convolution between two widths; the identity where they are equal."""
+    """A 1 x 1 convolution between two numbers of channels, or the identity if they are equal."""
     return nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
 
@@ -72,11 +72,11 @@ def start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the embedding scales and shifts what is between them.
+    """Two convolutions with a shortcut. The embedding scales and shifts the features between the convolutions.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; the shortcut is a 1 x 1 convolution where they differ.
+        out_channels: Channels of the output. If they differ from the input's, the shortcut is a 1 x 1 convolution.
         embedding_channels: Features of the embedding.
         dropout: Probability of dropping a feature before the last convolution.
     """
@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
         start_at_zero(self.conv_out)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
-        """Output of shape (B, out_channels, h, w), from (B, in_channels, h, w) and an activated embedding (B, E)."""
+        """Map features (B, in_channels, h, w) and an activated embedding (B, E) to features (B, out_channels, h, w)."""
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         hidden = self.conv_in(functional.silu(self.norm_in(features)))
         hidden = functional.silu(_modulated(self.norm_out, hidden, 1 + scale, shift))
@@ -105,7 +105,7 @@ class SelfAttention(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        heads: Number of heads; divides the channels.
+        heads: Number of heads, which divides the channels.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -118,7 +118,7 @@ class SelfAttention(nn.Module):
         start_at_zero(self.output)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Output of the shape of the input, (B, C, h, w)."""
+        """Map features (B, C, h, w) to features of the same shape."""
         tokens = self.norm(features).flatten(2).transpose(1, 2)
         # (B, N, heads, 3, d) -> three times (B, heads, N, d)
         query, key, value = self.qkv(tokens).unflatten(2, (self.heads, 3, -1)).transpose(1, 2).unbind(3)
@@ -127,14 +127,14 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """What encoder and decoder are made of: join with a skip, residual block, attention where the level has it.
+    """The unit of encoder and decoder: join the input with a skip, then a residual block, then attention if the level has it.
 
     Args:
-        in_channels: Channels of the input, those of the skip included.
+        in_channels: Channels of the input, including those of the skip.
         out_channels: Channels of the output.
         embedding_channels: Features of the embedding.
-        dropout: Of the residual block.
-        attention_heads: Heads of the attention; None leaves it out.
+        dropout: Probability of dropping a feature in the residual block.
+        attention_heads: Number of heads. None leaves the attention out.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(out_channels, attention_heads) if attention_heads else nn.Identity()
 
     def forward(self, features: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Output of shape (B, out_channels, h, w); channels that neither `features` nor `skip` fill are zero."""
+        """Map features to shape (B, out_channels, h, w). Input channels that neither `features` nor `skip` fill are zero."""
         if skip is not None:
             features = torch.cat([features, skip], dim=1)
         elif features.shape[1] < self.in_channels:
@@ -160,10 +160,10 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one level, one after the other; the unit that diffusers' gradient checkpointing looks for.
+    """The blocks of one level, one after the other. diffusers' gradient checkpointing looks for this unit.
 
     Args:
-        blocks: In the order in which they run.
+        blocks: Blocks in the order in which they run.
     """
 
     _gradient_checkpointing_func: Callable[..., Tensor]
@@ -176,12 +176,15 @@ class Stage(nn.Module):
     def forward(
         self, features: Tensor, embedding: Tensor, skips: Sequence[Tensor | None] | None = None
     ) -> list[Tensor]:
-        """Outputs of the blocks that ran: all of them without skips, the first len(skips) with skips.
+        """Run the blocks: the first len(skips) of them if there are skips, otherwise all.
 
         Args:
-            features: Shape (B, C, h, w).
+            features: Input of the first block, shape (B, C, h, w).
             embedding: Activated embedding, shape (B, E).
-            skips: What each block's input is joined with, of shape (B, C', h, w); None for zeros.
+            skips: Features that each block's input is joined with, shape (B, C', h, w). None in it stands for zeros.
+
+        Returns:
+            The output of every block that ran.
         """
         outputs: list[Tensor] = []
         for block, skip in zip(self.blocks, skips if skips is not None else [None] * len(self.blocks), strict=False):
@@ -205,12 +208,12 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Output of shape (B, C, ceil(h / 2), ceil(w / 2))."""
+        """Map features (B, C, h, w) to shape (B, C, ceil(h / 2), ceil(w / 2))."""
         return self.conv(features)
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours to a given size, then a convolution.
+    """Enlarge to a given size by nearest neighbours, then apply a convolution.
 
     Args:
         channels: Channels of input and output.
@@ -221,15 +224,15 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Output of shape (B, C, *size)."""
+        """Map features (B, C, h, w) to shape (B, C, *size)."""
         return self.conv(functional.interpolate(features, size=size, mode="nearest"))
 
 
 def _modulated(norm: nn.GroupNorm, features: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """`gain * norm(features) + shift` with a gain and a shift per sample and channel, in one pass over the features.
+    """Compute `gain * norm(features) + shift`, with one gain and shift per sample and channel, in one pass over the features.
 
-    Samples and channels become the channels of one sample, so that the norm's own affine map can carry both; the
-    normalised features are then neither written nor kept for the backward pass.
+    Samples and channels become the channels of one sample, so that the norm's own affine map carries both. So the normalised
+    features are neither written nor kept for the backward pass.
     """
     batch, channels = gain.shape
     return functional.group_norm(

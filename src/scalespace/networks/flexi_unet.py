@@ -7,12 +7,11 @@ j <= i takes the path
     encoder of the levels i, i + 1, ..., middle, decoder of the levels ..., i, ..., j,
     1 x 1 adapter back to the base width, head.
 
-Encoder blocks above level i did not run, so the decoder finds zeros where their skips would be; the adapted input is
-the skip of the downsampling that it stands in for. No picture is resized before it enters, and sizes need neither be
-powers of two apart nor square: the decoder goes up to the very size that the encoder had, and above the entrance to
-sizes counted down from the target's.
+Encoder blocks above level i did not run, so the decoder takes zeros for their skips. The adapted input is the skip of the
+downsampling that it replaces. No picture is resized before it enters. Sizes need not be square, nor powers of two apart: the
+decoder goes up to exactly the sizes that the encoder had, and above the entrance to sizes halved down from the target's.
 
-The baseline is the same network with ``paths="full"``, a U-Net as every one is: the state is resized up to the full resolution
+The baseline is the same network with ``paths="full"``, an ordinary U-Net: the state is resized up to the full resolution
 before it enters, all levels run, and the output is resized down to the target's size.
 
 Source: Mukhopadhyay, Udhayanan, Shrivastava, Scale Space Diffusion, CVPR 2026, https://arxiv.org/abs/2603.08709,
@@ -54,7 +53,7 @@ _CONDITION_TIME = 1000.0
 
 @dataclass
 class FlexiUNetOutput(BaseOutput):
-    """What the network returns.
+    """Output of the network.
 
     Attributes:
         sample: Predicted clean image at the target size, shape (B, out_channels, H, W).
@@ -64,16 +63,16 @@ class FlexiUNetOutput(BaseOutput):
 
 
 def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
-    """Network level that each resolution of the process enters at.
+    """The network level at which each resolution of the process enters.
 
-    It is the number of octaves below the first size, rounded, and at least one more than the level before: octaves map
-    one to one, a factor of 1.5 takes one level each, a factor of 4 two.
+    The level is the rounded number of octaves below the first size, and at least one more than the level before. So a factor of
+    2 takes one level, a factor of 1.5 also takes one, and a factor of 4 takes two.
 
     Args:
         sizes: (height, width) of each resolution in pixels, largest first.
 
     Returns:
-        Strictly growing levels, the first 0.
+        Strictly increasing levels. The first is 0.
     """
     levels: list[int] = []
     for size in sizes:
@@ -91,19 +90,19 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         sizes: (height, width) of each resolution of the process in pixels, largest first.
         in_channels: Channels of the state.
         out_channels: Channels of the prediction.
-        base_channels: Channels that a multiplier of 1 stands for; even.
-        channel_multipliers: Width of each network level in base channels, from the full resolution down.
-        blocks_per_level: Residual blocks of each encoder level; the decoder has one more.
-        attention_max_size: Levels whose nominal shorter side, in pixels, is at most this have attention.
-        attention_heads: Heads of every attention.
+        base_channels: Number of channels that a multiplier of 1 stands for. It is even.
+        channel_multipliers: Width of each network level as a multiple of base_channels, from the full resolution down.
+        blocks_per_level: Number of residual blocks in each encoder level. Each decoder level has one more.
+        attention_max_size: Levels whose nominal shorter side has at most this many pixels have attention.
+        attention_heads: Number of heads in every attention layer.
         dropout: Probability of dropping a feature in the residual blocks.
-        num_classes: Number of classes to condition on; None for none.
-        released_quirks: Reproduce the paper's released code, for its checkpoints: the last decoder block of the
-            target's level never runs, an input on its way to the full resolution is resized up first, and the adapted
-            input of a lower level is no skip.
-        paths: "flexi", or "full" to run every level at the full resolution whatever the input needs.
-        condition_size: (height, width) of smaller pictures to condition on, which are enlarged and joined to the state (the
-            second model of a cascade, Ho et al. 2021, https://arxiv.org/abs/2106.15282); None for none.
+        num_classes: Number of classes to condition on. None makes an unconditional network.
+        released_quirks: Whether to compute what the paper's released code does, for its checkpoints. Then the last decoder
+            block of the target's level never runs, an input on its way to the full resolution is resized up first, and the
+            adapted input of a lower level is no skip.
+        paths: "flexi" runs only the layers that an input needs. "full" runs every level at the full resolution.
+        condition_size: (height, width) of small pictures to condition on. They are enlarged and joined to the state, as in the
+            second model of a cascade (Ho et al. 2021, https://arxiv.org/abs/2106.15282). None makes a network without them.
 
     Raises:
         ValueError: If the sizes do not decrease or need more levels than there are multipliers, if a number is below 1 or
@@ -238,22 +237,20 @@ class FlexiUNet(ModelMixin, ConfigMixin):
 
         Args:
             sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
-            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one); a number, or a tensor of shape () or
-                (B,).
-            target_size: (height, width) of the prediction, one of `sizes` and not below the sample's; None for the
-                sample's.
-            class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
-            return_dict: Whether to return a `FlexiUNetOutput` and not a tuple.
-            condition: Small pictures, shape (B, in_channels, *condition_size); given if and only if the network has a
+            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one). A number, or a tensor of shape () or (B,).
+            target_size: (height, width) of the prediction, one of `sizes` and at least the sample's. None takes the sample's.
+            class_labels: Integers in 0..num_classes-1, shape (B,). Needed if and only if the network has classes.
+            return_dict: Whether to return a `FlexiUNetOutput` instead of a tuple.
+            condition: Small pictures, shape (B, in_channels, *condition_size). Needed if and only if the network has a
                 condition_size.
-            condition_noise: Level of the noise in them, in [0, 1], shape (B,); given with them.
+            condition_noise: Level of the noise in the small pictures, in [0, 1], shape (B,). Needed with `condition`.
 
         Returns:
             The prediction of shape (B, out_channels, *target_size), in a `FlexiUNetOutput` or a tuple of one.
 
         Raises:
-            ValueError: If a size is unknown, the target is below the sample, or labels or conditions are missing or out of
-                place.
+            ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
+                or not allowed.
         """
         entry = self._position(sample.shape[-2:], "sample")
         goal = entry if target_size is None else self._position(target_size, "target_size")

@@ -1,17 +1,17 @@
-"""The oracle: what a sampler draws when its denoiser is exact, known without drawing anything.
+"""The Gaussian oracle: the exact covariance of what a sampler draws with an exact denoiser, without drawing anything.
 
 For data N(0, C) the exact denoiser is a matrix, E[x0_s | x_t] = K_{t,s} x_t, so every step of a solver is linear in its
 state and its noise, x_s = P x_t + D xi, and covariances follow
 
     Sigma_s = P Sigma_t P^T + D D^T,   from Sigma_T = I down to Sigma_0.
 
-What Sigma_0 lacks of C is the error of solver, grid and process together, free of training and of Monte-Carlo noise. It
-is measured as the Frechet distance of the two Gaussians,
+The difference between Sigma_0 and C is the error of solver, grid and process together, free of training and of Monte-Carlo
+noise. It is measured as the Frechet distance of the two Gaussians,
 
     d^2(N(0, A), N(0, B)) = tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2).
 
-Sources: Dowson and Landau 1982, The Frechet distance between multivariate normal distributions; spectra of power laws in
-the DCT basis stand for natural pictures, Field 1987.
+Sources: Dowson and Landau 1982, The Frechet distance between multivariate normal distributions; Field 1987, for power laws as
+the spectra of natural pictures.
 """
 
 from __future__ import annotations
@@ -54,7 +54,15 @@ def power_law(size: Size, exponent: float = 2.0, mean: float = 0.25) -> Tensor:
 
 
 def lorentzian(size: Size, mean: float = 0.25) -> Tensor:
-    """The spectrum 1 / (1 + k_h^2 + k_w^2), scaled as ``power_law``; shape (H, W), float64."""
+    """The spectrum 1 / (1 + k_h^2 + k_w^2) of every DCT frequency, scaled to a mean variance.
+
+    Args:
+        size: Height and width of the pictures.
+        mean: Mean of the spectrum, which is the variance of a pixel averaged over the picture.
+
+    Returns:
+        Variance of every coefficient, shape (H, W), float64.
+    """
     rows, columns = (torch.arange(side, dtype=torch.float64) for side in size)
     spectrum = 1 / (1 + rows[:, None] ** 2 + columns[None, :] ** 2)
     return spectrum * (mean / spectrum.mean())
@@ -64,11 +72,12 @@ def octave_variances(covariance: Tensor, size: Size) -> dict[tuple[int, int], fl
     """Mean variance of the DCT coefficients of every octave, which is what one halving removes.
 
     Args:
-        covariance: Of the flattened picture, shape (H W, H W), float64.
-        size: (H, W).
+        covariance: Covariance of the flattened picture, shape (H W, H W), float64.
+        size: Height and width (H, W) of the picture.
 
     Returns:
-        By (first, last) frequency max(k_h, k_w) of the band: (0, 0), (1, 1), (2, 3), (4, 7) and so on.
+        The mean variance of each octave. Keys are its first and last frequency max(k_h, k_w): (0, 0), (1, 1), (2, 3), (4, 7)
+        and so on.
     """
     height, width = size
     basis = torch.kron(dct_matrix(height), dct_matrix(width))
@@ -98,19 +107,19 @@ def spectral_covariance(spectrum: Tensor) -> Tensor:
 def sampled_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[int, ...], end: int = 0) -> Tensor:
     """Covariance of what a sampler draws from x_T ~ N(0, I) with the exact denoiser of zero-mean Gaussian data.
 
-    The solver's own step is applied to unit vectors, so it is the code of the sampler that is judged.
+    The solver's own ``step`` is applied to unit vectors, so the result judges the code of the sampler.
 
     Args:
-        solver: Its ``step`` is linear and has no memory of earlier steps.
-        denoiser: Of zero-mean data, on the solver's process.
-        grid: Points the sampler stops at, strictly descending from T; those up to ``end`` are left out.
-        end: Point where sampling ends, 0..T-1.
+        solver: Solver whose ``step`` is linear and does not depend on earlier steps.
+        denoiser: Exact denoiser of zero-mean data, on the solver's process.
+        grid: Timesteps that the sampler stops at, strictly descending from T. Those up to ``end`` are left out.
+        end: Timestep where sampling ends, 0..T-1.
 
     Returns:
         Covariance of the flattened x_end, shape (h w, h w) with (h, w) = r(end), float64.
 
     Raises:
-        ValueError: If the data has a mean: covariances alone do not carry it.
+        ValueError: If the data has a mean, which covariances do not carry.
     """
     _check_no_mean(denoiser)
     covariance = _unit_pictures(denoiser.process.size(grid[0])).flatten(1)
@@ -125,15 +134,15 @@ def sampled_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[i
 
 
 def chain_covariance(solver: Solver, denoiser: GaussianDenoiser, grid: tuple[int, ...]) -> Tensor:
-    """Covariance of what a solver with a memory draws; as ``sampled_covariance``, for noise at the changes alone.
+    """Covariance of what a solver draws that remembers earlier steps and uses noise only at changes of resolution.
 
-    A chain with exact predictions is linear in x_T and in the noise of its changes, all at once. So the chain is run on
-    the unit vectors of all of them, each a picture of one batch, and Sigma_0 is the Gram matrix of where they end.
+    A chain with exact predictions is linear in x_T and in the noise of all changes together. So the chain is run once, on a
+    batch of the unit vectors of all of these, and Sigma_0 is the Gram matrix of the results.
 
     Args:
-        solver: Fresh; inside a level its ``step`` uses no noise.
-        denoiser: Of zero-mean data, on the solver's process.
-        grid: Points the sampler stops at, strictly descending from T.
+        solver: Solver that has taken no step yet, and whose ``step`` uses no noise inside a level.
+        denoiser: Exact denoiser of zero-mean data, on the solver's process.
+        grid: Timesteps that the sampler stops at, strictly descending from T.
 
     Returns:
         Covariance of the flattened x_0, shape (H W, H W), float64.
@@ -173,7 +182,7 @@ def frechet_distance_squared(first: Tensor, second: Tensor) -> float:
         second: Covariance, shape (n, n), float64.
 
     Returns:
-        The distance, in the unit of a variance.
+        The squared distance, in the unit of a variance.
     """
     # (A^1/2 B A^1/2)^1/2 has the singular values of A^1/2 B^1/2, which lose fewer digits where B is nearly singular.
     overlap = torch.linalg.matrix_norm(_square_root(first) @ _square_root(second), ord="nuc")

@@ -1,4 +1,4 @@
-"""The second oracle: pictures from a Gaussian mixture fitted to patches, whose exact denoiser is known too.
+"""The mixture oracle: pictures from a Gaussian mixture that is fitted to patches, whose exact denoiser is known too.
 
 A mixture of many Gaussians of low rank has what a single one lacks: flat patches, edges, and a denoiser that is not linear.
 It is fitted by k-means and by EM, in which every component is a probabilistic principal component analysis: with S_k the
@@ -36,13 +36,13 @@ _SHARE = 1e-3  # responsibilities below it do not enter a covariance
 
 
 def grey_patches(pictures: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Random square cut-outs of the mean of the channels.
+    """Cut square grey patches out of pictures at random places. Grey is the mean of the channels.
 
     Args:
-        pictures: uint8, shape (N, C, H, W).
-        size: Side of a patch, at most H and W.
-        count: How many.
-        generator: Source of places.
+        pictures: Pictures as uint8, shape (N, C, H, W).
+        size: Side of a patch in pixels, at most H and W.
+        count: Number of patches.
+        generator: Source of the random places.
 
     Returns:
         Shape (count, size, size), float64 in [-1, 1].
@@ -70,18 +70,18 @@ def fit_mixture(
     iterations: int = 5,
     on_iteration: Callable[[float], None] | None = None,
 ) -> GaussianMixture:
-    """A mixture of probabilistic principal component analysers with a common noise, by k-means and EM.
+    """Fit a mixture of probabilistic principal component analysers with a common noise, by k-means and EM.
 
     Args:
-        patches: Shape (N, H, W), float64.
-        components: K, at most N / 4.
-        rank: q, under H W.
-        generator: Chooses the patches that k-means starts from.
-        iterations: Rounds of EM.
-        on_iteration: Given the mean log-likelihood of the patches before every round.
+        patches: Patches as float64, shape (N, H, W).
+        components: Number of components K, at most N / 4.
+        rank: Rank q of every component, 1..H W - 1.
+        generator: Source of the choice of patches that k-means starts from.
+        iterations: Number of rounds of EM.
+        on_iteration: Called before every round with the mean log-likelihood of the patches.
 
     Returns:
-        The mixture.
+        The fitted mixture.
 
     Raises:
         ValueError: If there are too few patches, or the rank is not in 1..H W - 1.
@@ -104,7 +104,7 @@ def fit_mixture(
 
 
 def sample_mixture(mixture: GaussianMixture, count: int, generator: torch.Generator) -> Tensor:
-    """Pictures of the mixture, shape (count, 1, H, W), float64."""
+    """Draw ``count`` pictures from the mixture, shape (count, 1, H, W), float64."""
     which = torch.multinomial(mixture.weights, count, replacement=True, generator=generator)
     z = torch.randn(count, mixture.factors.shape[-1], generator=generator, dtype=torch.float64)
     e = torch.randn(count, mixture.factors.shape[1], generator=generator, dtype=torch.float64)
@@ -117,7 +117,7 @@ def sample_mixture(mixture: GaussianMixture, count: int, generator: torch.Genera
 
 
 def log_likelihood(mixture: GaussianMixture, pictures: Tensor) -> Tensor:
-    """Log p of every picture, shape (B, ..., H, W) to (B,), in nats; channels count as pictures of their own."""
+    """Log-likelihood of every picture in nats, from shape (B, ..., H, W) to (B,). Channels are independent pictures."""
     flat = pictures.double().flatten(-2)
     densities = _joint_log_densities(mixture, flat.reshape(-1, flat.shape[-1])).logsumexp(1)
     return densities.reshape(flat.shape[0], -1).sum(1)
@@ -133,13 +133,13 @@ def mixture_moments(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
 
 
 def sliced_wasserstein_squared(first: Tensor, second: Tensor, directions: int, generator: torch.Generator) -> float:
-    """Mean over random directions of the squared W_2 distance of two samples, projected.
+    """Squared W_2 distance of two samples that are projected on random directions, averaged over the directions.
 
     Args:
-        first: Shape (N, n).
-        second: Shape (N, n): as many.
-        directions: How many.
-        generator: Source of directions.
+        first: First sample, shape (N, n).
+        second: Second sample, of the same shape.
+        directions: Number of directions.
+        generator: Source of the random directions.
 
     Raises:
         ValueError: If the samples differ in shape.

@@ -1,8 +1,7 @@
-"""What a sampler with the exact denoiser of a Gaussian mixture draws, held against the mixture.
+"""How far the pictures that a sampler draws with the exact denoiser of a Gaussian mixture are from that mixture.
 
-Such a chain is not linear, so its pictures are drawn and compared with fresh draws of the mixture, in three ways. Each is an
-excess over what as many true pictures show against other true pictures, so it is zero for a perfect sampler, up to its
-standard error:
+Such a chain is not linear, so pictures are drawn and compared with fresh draws of the mixture in three ways. From each error,
+the error of as many true pictures is subtracted, so it is zero for a perfect sampler, up to its standard error:
 
     Frechet            d^2 of the drawn mean and covariance to the true ones, over the trace of the true covariance,
     sliced Wasserstein mean over random directions of the squared W_2 of projections, over their mean variance,
@@ -34,17 +33,17 @@ __all__ = ["Estimate", "MixtureErrors", "draw_chain", "mixture_errors"]
 def draw_chain(
     solver: Solver, denoiser: GaussianMixtureDenoiser, grid: tuple[int, ...], count: int, generator: torch.Generator
 ) -> Tensor:
-    """Pictures drawn by a solver from white noise with the exact denoiser.
+    """Draw pictures from white noise with a solver and the exact denoiser.
 
     Args:
-        solver: Fresh, on the denoiser's process.
-        denoiser: Of the data.
-        grid: Points the sampler stops at, strictly descending from T.
-        count: How many pictures.
-        generator: Source of noise.
+        solver: Solver on the denoiser's process that has taken no step yet.
+        denoiser: Exact denoiser of the data.
+        grid: Timesteps that the sampler stops at, strictly descending from T.
+        count: Number of pictures.
+        generator: Source of the noise.
 
     Returns:
-        Shape (count, 1, H, W), float64.
+        The pictures, shape (count, 1, H, W), float64.
     """
     size = denoiser.process.size
 
@@ -66,13 +65,13 @@ class Estimate:
 
     @classmethod
     def of(cls, repeats: Tensor) -> Estimate:
-        """From a value for each repeat, at least 2 of them."""
+        """Estimate from one value per repeat. At least 2 repeats are needed."""
         return cls(float(repeats.mean()), float(repeats.std() / len(repeats) ** 0.5))
 
 
 @dataclass(frozen=True)
 class MixtureErrors:
-    """What drawn pictures lack of the mixture; all are zero for a perfect sampler."""
+    """The three errors of drawn pictures. All are zero for a perfect sampler, up to their standard errors."""
 
     frechet: Estimate
     sliced_wasserstein: Estimate
@@ -90,12 +89,12 @@ def mixture_errors(
     """Compare a sampler with the mixture it should draw from.
 
     Args:
-        mixture: The truth.
-        draw: Gives pictures, shape (count, 1, H, W), for a number and a generator.
-        count: Pictures of a repeat, for the sampler and for each of two true samples.
-        repeats: At least 2; the standard errors are over them.
-        directions: Of the sliced distance.
-        seed: Repeats use the seeds from ``seed`` on, so that samplers compared at one seed see the same truth.
+        mixture: The true distribution.
+        draw: Function from a number of pictures and a generator to pictures, shape (count, 1, H, W).
+        count: Number of pictures in a repeat, for the sampler and for each of two true samples.
+        repeats: Number of repeats, at least 2. The standard errors are over them.
+        directions: Number of directions of the sliced distance.
+        seed: Seed of the first repeat; the next ones take the next seeds. Samplers with equal seeds meet equal true samples.
 
     Returns:
         The three errors.

@@ -1,4 +1,4 @@
-"""Pictures of an experiment: whether they are what the paper had, which are held out, and all of them at one size in one zip.
+"""Pictures of an experiment: check that they are the paper's, hold some out, and write them at one size into one zip.
 
 The paper does not say how CelebA is cropped. Here it is what ADM's code, which the paper builds on, does to any picture: the
 largest centred square, 178 x 178 of the aligned 178 x 218, is resized, and enlarged where 256 pixels are wanted.
@@ -42,11 +42,11 @@ class DataSet:
     """What a folder of a well-known data set holds.
 
     Args:
-        name: Of the data set.
-        pictures: How many.
-        folders: How many folders they lie in, if that is known.
-        size: (height, width) of every picture, if they all have one.
-        where: What the folder is called where it is distributed.
+        name: Name of the data set.
+        pictures: Number of pictures.
+        folders: Number of folders that the pictures lie in. None is not checked.
+        size: (height, width) of every picture. None if pictures differ in size.
+        where: Name of the folder in the official distribution.
     """
 
     name: str
@@ -61,14 +61,14 @@ IMAGENET = DataSet("the training part of ImageNet", 1_281_167, 1000, None, "ILSV
 
 
 def check_data(path: str, expected: DataSet) -> None:
-    """Refuse pictures that are not those of a data set, by their number, their folders and the sizes of some of them.
+    """Check that pictures are those of a data set, by their number, their folders and the sizes of some of them.
 
     Args:
-        path: Folder or zip.
-        expected: What they should be.
+        path: Folder or zip of pictures.
+        expected: The data set that they should be.
 
     Raises:
-        UserError: If they are not.
+        UserError: If they are another data set, or not all of it.
     """
     source = open_source(path)
     what = f"{path} is not {expected.name}"
@@ -91,20 +91,20 @@ def check_data(path: str, expected: DataSet) -> None:
 
 
 def hold_out(count: int, share: float, least: int, most: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split numbered pictures in two at random.
+    """Split pictures at random into training and held-out ones.
 
     Args:
-        count: How many there are.
-        share: Of them is held out,
-        least: but no fewer than this,
-        most: and no more than this.
-        seed: The same seed gives the same split.
+        count: Number of pictures.
+        share: Fraction that is held out, within the next two bounds.
+        least: Smallest number of held-out pictures.
+        most: Largest number of held-out pictures.
+        seed: Seed of the split. The same seed gives the same split.
 
     Returns:
-        Numbers of those to train on, and of those that are held out, both ascending.
+        Indices of the training pictures, and indices of the held-out ones, both ascending.
 
     Raises:
-        ValueError: If there are not twice as many as are held out at least.
+        ValueError: If there are fewer than 2 * least pictures.
     """
     if count < 2 * least:
         raise ValueError(
@@ -119,20 +119,20 @@ def hold_out(count: int, share: float, least: int, most: int, seed: int) -> tupl
 def prepare(
     source: Source, chosen: Sequence[int], image_size: tuple[int, int], target: Path, progress: bool = True
 ) -> tuple[str, ...]:
-    """Write pictures at one size as a zip of PNG files, which appears under its name when it is whole.
+    """Write pictures at one size into a zip of PNG files. The zip appears under its name when it is complete.
 
     Args:
-        source: Where they are.
-        chosen: Which of them.
-        image_size: (height, width); the largest centred box of that aspect is resized, and enlarged where it is smaller.
-        target: The zip.
-        progress: Whether work of more than two seconds shows a bar on stderr.
+        source: Source of the pictures.
+        chosen: Indices of the pictures to write.
+        image_size: (height, width) to write. The largest centred box of that aspect is resized to it, up or down.
+        target: Path of the zip.
+        progress: Whether work of more than two seconds shows a progress bar on stderr.
 
     Returns:
-        Names of those that could not be decoded and were left out, with the reason.
+        For each picture that could not be decoded and was left out, its name and the reason.
 
     Raises:
-        UserError: If more than 1 % of them are damaged, or the zip cannot be written.
+        UserError: If more than 1 % of the pictures are damaged, or the zip cannot be written.
     """
     bad: list[str] = []
 

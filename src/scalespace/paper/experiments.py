@@ -1,13 +1,13 @@
-"""Experiments of one scale on one set of pictures: models are trained, pictures drawn and compared, each only once.
+"""Experiments of one scale on one set of pictures. Every model is trained, drawn from and compared only once.
 
-    identity.json                    what these experiments are
+    identity.json                    scale, seed, pictures and features of these experiments
     training.zip, heldout.zip        the pictures at one size
-    reference.safetensors            features, or their moments, of what drawn pictures are compared with
+    reference.safetensors            features, or their moments, of the pictures that drawn ones are compared with
     ARM/run/                         the training run of a model
     ARM/SAMPLER/grid.png             the first pictures drawn
-    ARM/SAMPLER/0000250.safetensors  features of pictures 250 and on, and how long they took
+    ARM/SAMPLER/0000250.safetensors  features of a batch of drawn pictures that starts at number 250, and its seconds
 
-Whatever is there is not done again, so that tables share models, and a command that was stopped goes on where it was.
+What is in the folder is not computed again. So tables share models, and a command that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from scalespace.training.run_directory import RunDirectory
 __all__ = ["Drawn", "Experiments", "training_hours"]
 
 _Chosen = tuple[Source, tuple[int, ...]]
-"""Pictures, and which of them."""
+"""A source of pictures, and the indices of the chosen ones."""
 
 _BATCH = 256
 _GRID_PICTURES = 64
@@ -60,12 +60,12 @@ _BAR_DELAY = 2.0  # seconds without a bar
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures that were drawn.
+    """The pictures that were drawn from a model, as features.
 
     Args:
-        features: Shape (N, d).
-        calls: Of the network, for each picture.
-        seconds: For each picture, drawn in batches.
+        features: Features of the pictures, shape (N, d).
+        calls: Number of network calls for each picture.
+        seconds: Mean seconds per picture, when they are drawn in batches.
     """
 
     features: Tensor
@@ -74,18 +74,17 @@ class Drawn:
 
 
 class Experiments:
-    """Trains, draws and compares once, and remembers in a folder.
+    """Trains models, draws pictures and compares them, and keeps all results in a folder.
 
     Args:
-        scale: The settings.
-        pictures: Folder, zip or synthetic source.
-        folder: Of the results; made if absent.
-        extractor: Gives the features that pictures are compared by.
-        heldout: Further pictures to compare with, where the scale compares with held-out ones; some of ``pictures`` are held
-            out if they are not named.
-        seed: Of the split, of every training and of the pictures drawn.
-        device: Pictures are drawn on it; training chooses for itself.
-        progress: Whether to show bars on stderr.
+        scale: Settings of all tables.
+        pictures: Folder, zip or synthetic source of pictures.
+        folder: Folder of the results. It is made if it does not exist.
+        extractor: Computes the features that pictures are compared by.
+        heldout: Pictures to compare with, if the scale compares with held-out ones. None holds some of ``pictures`` out.
+        seed: Seed of the held-out split, of every training and of the drawn pictures.
+        device: Device that pictures are drawn on. Training chooses its device itself.
+        progress: Whether to show progress bars on stderr.
 
     Raises:
         UserError: If the pictures cannot be read or are too few, or the folder holds other experiments.
@@ -120,20 +119,20 @@ class Experiments:
 
     @property
     def device_name(self) -> str:
-        """What hours and seconds are of."""
+        """The device that hours and seconds are measured on, in words."""
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
         return f"{self._device.type} with {torch.get_num_threads()} of {os.cpu_count()} cores"
 
     @property
     def compared(self) -> str:
-        """How many pictures are compared with how many, for people."""
+        """How many pictures are compared with how many, in words."""
         which = "held-out" if self._heldout is not None else "training"
         count = len((self._heldout or self._training)[1])
         return f"{self.scale.samples:,} drawn pictures against {count:,} {which} ones"
 
     def run(self, arm: Arm) -> RunDirectory:
-        """The finished training run of a model."""
+        """The finished training run of a model. It is trained first if it has not been."""
         config = replace(
             arm.config,
             data=str(self.folder / "training.zip"),
@@ -148,13 +147,13 @@ class Experiments:
         return train(config, self._progress, self._say)
 
     def pipeline(self, arm: Arm, sampler: Sampler) -> ScaleSpacePipeline:
-        """A trained model that draws as it is told."""
+        """The trained model, set to the given sampler."""
         pipeline = load_pipeline(self.run(arm).model_path)
         use_solver(pipeline, **sampler.options)
         return pipeline.to(self._device)
 
     def drawn(self, arm: Arm, sampler: Sampler) -> Drawn:
-        """Pictures of a model."""
+        """Pictures that a sampler draws from a model. Batches that are in the folder already are read."""
         folder = self.folder / arm.name / sampler.name
         count, size = self.scale.samples, self.scale.draw_batch
         batches = [range(first, min(first + size, count)) for first in range(0, count, size)]
@@ -185,11 +184,11 @@ class Experiments:
         return Drawn(torch.cat(parts), calls, seconds / count)
 
     def distance(self, arm: Arm, sampler: Sampler) -> Measurement:
-        """Frechet distance of a model's pictures to the reference."""
+        """Frechet distance between pictures drawn from a model and the reference pictures."""
         return frechet(self.drawn(arm, sampler).features, self.reference)
 
     def floor(self) -> Measurement | None:
-        """The same of as many training pictures, where it is held-out pictures that are compared with."""
+        """Frechet distance between as many training pictures and the held-out ones. None if nothing is held out."""
         if self._heldout is None:
             return None
         path = self._prepare("training", *self._training)
@@ -197,11 +196,11 @@ class Experiments:
         return frechet(features, self.reference)
 
     def hours(self, arm: Arm) -> float:
-        """How long a model was trained."""
+        """Hours that a model was trained for."""
         return training_hours(self.run(arm).read_log(), arm.config.batch_size)
 
     def latency(self, arm: Arm, sampler: Sampler) -> float:
-        """Seconds for one picture that is drawn alone, the median of some; measured anew each time."""
+        """Median seconds for one picture that is drawn alone. It is measured at every call."""
         pipeline = self.pipeline(arm, sampler)
         pipeline.set_progress_bar_config(disable=True)
         seconds = []
@@ -222,7 +221,7 @@ class Experiments:
 
     @cached_property
     def reference(self) -> Tensor | Moments:
-        """Features of the held-out pictures, or the moments of those of all training pictures."""
+        """Features of the held-out pictures, or the moments of the features of all training pictures."""
         file = self.folder / "reference.safetensors"
         if not file.exists():
             if self._heldout is not None:
@@ -287,7 +286,7 @@ class Experiments:
         return path
 
     def _features_of(self, path: Path, most: int | None = None) -> Iterator[Tensor]:
-        """Features of prepared pictures, all or evenly spaced ones, batch by batch."""
+        """Features of the pictures in a zip, batch by batch. ``most`` takes that many evenly spaced pictures."""
         data = open_images(str(path), self.size, cache_bytes=0)
         count = len(data) if most is None else min(most, len(data))
         numbers = torch.arange(count) * len(data) // count
@@ -308,7 +307,7 @@ class Experiments:
 
 
 def training_hours(log: Iterable[dict[str, Any]], batch_size: int) -> float:
-    """Hours of a run on one process by its log, which a run that was stopped and resumed goes on writing."""
+    """Hours that a training run on one device took, computed from its log. Time while it was stopped does not count."""
     seconds, last = 0.0, 0
     for record in log:
         seconds += (record["step"] - last) * batch_size / record["pictures_per_second"]
@@ -317,7 +316,7 @@ def training_hours(log: Iterable[dict[str, Any]], batch_size: int) -> float:
 
 
 def _moments(parts: Iterable[Tensor]) -> Moments:
-    """Of features that come batch by batch (Chan, Golub and LeVeque 1979)."""
+    """Mean and covariance of features that come batch by batch (Chan, Golub and LeVeque 1979)."""
     count, mean, scatter = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         features = part.double()

@@ -1,4 +1,4 @@
-"""The paper's tables that are figures too, drawn from the tables themselves."""
+"""Figures of those tables that the paper shows as figures. They are drawn from the tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BASELINE_METHOD = "DDPM"
 
 
 def plot_schedules(curves: Mapping[str, Sequence[int]], table: Table, path: Path) -> None:
-    """Resolution over t by schedule, and quality over hours of training.
+    """Draw the resolution of every schedule over t, and quality over training hours.
 
     Args:
-        curves: Side in pixels at t = 1..T, by schedule.
-        table: ``schedules``.
-        path: Picture to write.
+        curves: For each schedule, the side of the state in pixels at t = 1..T.
+        table: The table ``schedules``.
+        path: Picture file to write.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
@@ -53,11 +53,11 @@ def plot_schedules(curves: Mapping[str, Sequence[int]], table: Table, path: Path
 
 
 def plot_steps(table: Table, path: Path) -> None:
-    """Quality over the calls of the network, by method and sampler.
+    """Draw quality over network calls, for every method and sampler.
 
     Args:
-        table: ``steps``.
-        path: Picture to write.
+        table: The table ``steps``.
+        path: Picture file to write.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).

@@ -1,8 +1,8 @@
 """The GFLOPs column of the paper's main table: ``scalespace reproduce gflops``.
 
-Counted in the released layout, whose decoder leaves its last block out (the plain U-Net of DDPM leaves none out), ours are up
-to 1.3 % above what is printed. Without the two matrix products of every attention, Q K^T and that with V, all twelve agree to
-the printed digit, so the authors' counter evidently missed them.
+Our counts are up to 1.3 % above the printed ones. They are for the released layout, whose decoder leaves its last block out;
+the plain U-Net of DDPM leaves none out. Without the two matrix products of every attention (Q K^T, and the product with V), all
+twelve counts agree with the paper to the printed digit, so the authors' counter evidently missed these products.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 """
@@ -33,18 +33,18 @@ from scalespace.training.time_sampling import TimeSampler
 __all__ = ["AverageGFLOPs", "Counted", "average_gflops", "gflops", "picture_gflops"]
 
 Counted = dict[tuple[NetworkConfig, bool, Size, Size], tuple[float, float]]
-"""GFLOPs of paths, and those of attention's products in them, by network, released_quirks, size and target size."""
+"""GFLOPs of each counted path, and the part of attention's products, by network, released_quirks, size and target size."""
 
 _BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
 class AverageGFLOPs:
-    """GFLOPs of a call for one picture, a multiply-add counted as two, averaged over all grid points.
+    """GFLOPs of one call for one picture, averaged over all timesteps. A multiply-add counts as two.
 
     Args:
         all: Everything that torch's counter sees.
-        products: Of these, the products of attention: Q K^T, and its product with V.
+        products: The part that attention's products take: Q K^T, and its product with V.
     """
 
     all: float
@@ -56,10 +56,10 @@ class _Row:
     """A model of the paper's main table.
 
     Args:
-        data: Data set and size.
-        preset: Gives the network; levels are set beside it.
-        levels: Of the process; None is the plain U-Net of DDPM.
-        printed: By the paper; None where it prints nothing.
+        data: Data set and picture size.
+        preset: Preset that gives the network. The number of levels is set apart.
+        levels: Number of levels. None is the plain U-Net of DDPM.
+        printed: GFLOPs that the paper prints. None if it prints nothing.
     """
 
     data: str
@@ -113,7 +113,7 @@ _NOTES = (
 
 
 def gflops(request: Request) -> Table:
-    """The GFLOPs column of the paper's main table beside ours, in the published layout and in the one that is whole."""
+    """Make the table of GFLOPs: the paper's column, and our counts for the published and for the whole layout."""
     rows, counted = [], {}
     bar = tqdm(
         _ROWS,
@@ -145,11 +145,11 @@ def gflops(request: Request) -> Table:
 
 
 def average_gflops(model: ModelConfig, counted: Counted | None = None) -> AverageGFLOPs:
-    """Count a model's average call, without allocating it.
+    """Count the GFLOPs of a model's average call, without allocating the model.
 
     Args:
         model: Process and network.
-        counted: Paths that were counted before, to be used and added to. A path through a network costs the same whatever other
+        counted: Paths that were counted before. They are used, and new ones are added. A path costs the same whatever other
             levels there are.
 
     Raises:
@@ -168,12 +168,12 @@ def average_gflops(model: ModelConfig, counted: Counted | None = None) -> Averag
 
 
 def picture_gflops(model: ModelConfig, sampler: Sampler, counted: Counted | None = None) -> float:
-    """GFLOPs of all calls that draw one picture.
+    """Count the GFLOPs of all network calls that draw one picture.
 
     Args:
         model: Process and network.
-        sampler: How it is drawn.
-        counted: As of ``average_gflops``.
+        sampler: Solver and steps that draw the picture.
+        counted: As in ``average_gflops``.
 
     Raises:
         UserError: If the parts of the model do not fit each other.

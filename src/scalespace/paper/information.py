@@ -1,8 +1,8 @@
 """The paper's analysis of information, on pictures: ``scalespace reproduce information``.
 
-The paper counts the pixels where the signal dominates the noise, of pixels uniform in [-1, 1] (figure 2a), and sets the
-information of a resolution r proportional to its area, r^2 (figure 2b). Beside it stand the same count over the pixels that
-the pictures have, and over their modes; the last column is the resolution that the paper's schedule has at t.
+The paper counts the pixels where the signal dominates the noise, for pixels uniform in [-1, 1] (figure 2a). It takes the
+information of a resolution r as proportional to its area, r^2 (figure 2b). The table also has the same count for the pixels of
+real pictures and for their modes. Its last column is the resolution that the paper's schedule has at t.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), section 3.2.
 """
@@ -25,7 +25,7 @@ _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of T
 
 
 def information(request: Request) -> Table:
-    """How much of the pictures survives at t, and which resolution that amounts to."""
+    """Make the table of how much of the pictures survives at t, and which resolution holds that much."""
     scale = request.scale
     analysis = analyze_pictures(scale.ssd(scale.levels[-1]).config, request.needs_data(), request.progress)
     schedule = analysis.plan.schedule

@@ -1,10 +1,11 @@
 """The paper's tables, computed again: ``scalespace reproduce TABLE``.
 
-A table is a function from a request to a ``Table``, entered in ``TABLES``. Those in ``JOBS`` draw from models that are trained
-for them. At the paper's own scale that takes days, so the pictures are checked and the cost is told before anything starts.
+Every table is a function from a request to a ``Table``, listed in ``TABLES``. The tables in ``JOBS`` draw pictures from models
+that are trained for them. At the paper's scale that takes days, so the pictures are checked and the cost is printed before
+anything starts.
 
-A training step is counted as three calls of the network, the backward pass costing two, and time as operations over a
-throughput. By the paper's own hours and GFLOPs an H100 makes 78 to 91 TFLOP/s in training.
+A training step counts as three network calls, since a backward pass costs two. Time is operations divided by a throughput. The
+paper's own hours and GFLOPs amount to 78 to 91 TFLOP/s on an H100.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 """
@@ -48,14 +49,14 @@ TABLES: dict[str, Callable[[Request], Table]] = {
     "information": information,
     "gflops": gflops,
 }
-"""What can be reproduced, by name."""
+"""The tables that can be computed, by name."""
 
 
 def paper_table(name: str) -> Callable[[Request], Table]:
-    """The function that makes a table.
+    """The function that makes the table of this name.
 
     Raises:
-        UserError: If there is none of that name; it names the nearest ones.
+        UserError: If there is no such table. The message names the nearest ones.
     """
     if name not in TABLES:
         near = difflib.get_close_matches(name, TABLES, n=3, cutoff=0.5) or list(TABLES)
@@ -72,19 +73,19 @@ def reproduce(
     progress: bool = True,
     scale: Scale | None = None,
 ) -> Table:
-    """Make a table, and write it if there is a folder for it.
+    """Make a table of the paper, and write it into the folder that the options name.
 
     Args:
-        name: Of the table.
+        name: Name of the table.
         options: What the user chose.
-        provenance: Goes into the table; the seed is added where something is drawn.
-        device: Pictures are drawn on it.
-        progress: Whether to show bars and lines on stderr.
-        scale: Other settings than those that the options name.
+        provenance: Command and commit that the table is to carry. The seed is added if the table depends on it.
+        device: Device that pictures are drawn on.
+        progress: Whether to show progress bars and messages on stderr.
+        scale: Settings to use instead of those that the options name.
 
     Raises:
-        UserError: If there is no such table, the pictures are missing, too few or not what the scale needs, Inception is
-            missing, or the cost has been told and not yet been agreed to.
+        UserError: If there is no such table, if the pictures are missing, too few or not what the scale needs, if Inception
+            is missing, or if the cost has been printed and --yes was not given.
     """
     make = paper_table(name)
     scale = scale or (TINY if options.scale == "tiny" else PAPER[options.dataset])
@@ -108,13 +109,13 @@ def reproduce(
 
 
 def cost(name: str, scale: Scale, tflops: float, provenance: Provenance) -> Table:
-    """What the models and the pictures of a table cost, from nothing.
+    """Make a table of what the models and pictures of another table cost, if nothing has been computed yet.
 
     Args:
-        name: Of the table, one of ``JOBS``.
-        scale: The settings.
-        tflops: TFLOP/s that the machine makes.
-        provenance: Goes into the table.
+        name: Name of the other table, one of ``JOBS``.
+        scale: Settings of that table.
+        tflops: Throughput of the machine in TFLOP/s.
+        provenance: Command and commit that the table is to carry.
     """
     counted: Counted = {}
     rows: list[tuple[Cell, ...]] = []

@@ -19,11 +19,11 @@ class Request:
     """What a table is made from.
 
     Args:
-        provenance: Goes into the table.
-        progress: Whether what takes over two seconds shows a bar on stderr.
-        scale: The settings.
-        data: Folder, zip or synthetic source of pictures, if one was named.
-        experiments: Models trained on them, of a table that draws from models.
+        provenance: Command, commit and seed that the table is to carry.
+        progress: Whether work of more than two seconds shows a progress bar on stderr.
+        scale: Settings of the table.
+        data: Folder, zip or synthetic source of pictures. None if the user named none.
+        experiments: The trained models. None for a table that needs no models.
     """
 
     provenance: Provenance
@@ -33,20 +33,20 @@ class Request:
     experiments: Experiments | None = None
 
     def needs_data(self) -> str:
-        """The pictures, of a table that cannot do without.
+        """The pictures, for a table that needs them.
 
         Raises:
-            UserError: If none were named.
+            UserError: If the user named none.
         """
         if self.data is None:
             raise UserError(_NO_PICTURES)
         return self.data
 
     def needs_experiments(self) -> Experiments:
-        """The experiments, of a table that cannot do without.
+        """The experiments, for a table that needs trained models.
 
         Raises:
-            UserError: If no pictures were named.
+            UserError: If the user named no pictures.
         """
         if self.experiments is None:
             raise UserError(_NO_PICTURES)

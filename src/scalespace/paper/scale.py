@@ -1,12 +1,12 @@
-"""At which scale the paper's tables are computed again: the paper's own settings, or ones that a CPU finishes in minutes.
+"""The settings that the paper's tables are computed with: the paper's own, or small ones for a few minutes on a CPU.
 
 Nothing here needs torch, so that the command line answers at once.
 
 The paper states, for CelebA of 64 / 128 / 256 pixels and ImageNet of 64: 1000 grid points of linear noise; AdamW at 1e-4, 1e-4,
 5e-5 and 1e-4 without a schedule, batches of 128, 128, 64 and 128, for 1 million, 300,000, 300,000 and 1 million steps; averaged
 weights with a decay of 0.9999; 50,000 pictures by 1000 ancestral steps against the training set. DDPM has the plain loss of
-the noise, or predicts x_0 with min-SNR-5 like SSD. Ablations stop at 500,000 steps, and those of the resolution schedules have
-batches of 8. What it does not state (weight decay, clipping of gradients, mirroring) is this package's default.
+the noise, or predicts x_0 with the weight min-SNR-5 like SSD. Ablations stop at 500,000 steps, and those of the resolution
+schedules have batches of 8. What it does not state (weight decay, clipping of gradients, mirroring) is this package's default.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), section 5, tables 5 and 6, caption of figure 5.
 """
@@ -25,26 +25,26 @@ Resolution = Literal["convex", "equal", "sigmoid", "tanh"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """How the paper is to be reproduced."""
+    """What the user chooses when a table of the paper is computed again."""
 
     data: str | None = None
-    """Folder or zip of pictures to train on; with --scale paper, of the whole data set."""
+    """Folder or zip of pictures to train on. Scale paper needs the whole data set."""
     scale: Literal["tiny", "paper"] = "tiny"
-    """tiny takes minutes on a CPU, on any pictures; paper has the paper's settings and takes days on a GPU."""
+    """tiny takes minutes on a CPU, with any pictures. paper has the paper's settings and takes days on a GPU."""
     dataset: Literal["celeba64", "celeba128", "celeba256", "imagenet64"] = "celeba64"
-    """With --scale paper: what --data is, and the size."""
+    """Only with --scale paper: the data set that --data holds, and the picture size in pixels."""
     heldout: str | None = None
-    """With --scale tiny: pictures to compare with; left out, some of --data are held out."""
+    """Only with --scale tiny: pictures to compare with. None holds some of --data out for that."""
     inception_weights: str | None = None
-    """With --scale paper: file of Inception; left out, the environment's SCALESPACE_INCEPTION_WEIGHTS."""
+    """Only with --scale paper: file of Inception's weights. None takes the variable SCALESPACE_INCEPTION_WEIGHTS."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of the held-out split, of every training and of the drawn pictures."""
     tflops: float = 80.0
-    """With --scale paper: throughput that hours are estimated by."""
+    """Only with --scale paper: throughput of the machine in TFLOP/s, which the estimate of the hours is based on."""
     yes: bool = False
-    """With --scale paper: start at the cost that has been told."""
+    """Only with --scale paper: start the work. Without it the cost is printed and nothing starts."""
     output: str | None = None
-    """Folder for TABLE.md, TABLE.json, figures and trained models; tables that train have runs/reproduce if left out."""
+    """Folder for TABLE.md, TABLE.json, figures and models. None is runs/reproduce for tables that train models."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Schedule:
     """A resolution schedule of the paper.
 
     Args:
-        resolution: As of ``ProcessConfig``.
-        gamma: Its exponent; Equal has none.
+        resolution: A name that ``ProcessConfig.resolution`` takes.
+        gamma: Exponent of the schedule. "equal" has none.
     """
 
     resolution: Resolution = "convex"
@@ -61,7 +61,7 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """As the paper calls it."""
+        """The name in the paper, for example "ConvexDecay 0.5"."""
         names = {"convex": "ConvexDecay", "equal": "Equal", "sigmoid": "SigmoidLikeDecay", "tanh": "TanhLikeDecay"}
         name = names[self.resolution]
         return name if self.resolution == "equal" else f"{name} {self.gamma:g}"
@@ -72,9 +72,9 @@ class Sampler:
     """How pictures are drawn.
 
     Args:
-        steps: Equally spaced sampling steps.
-        solver: As of ``ScaleSpaceScheduler``.
-        bridge: The same.
+        steps: Number of equally spaced sampling steps.
+        solver: Name of the solver in ``ScaleSpaceScheduler``.
+        bridge: Name of the bridge in ``ScaleSpaceScheduler``.
     """
 
     steps: int
@@ -83,12 +83,12 @@ class Sampler:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The folder name of this sampler, for example "ancestral-100"."""
         return f"{self.solver}-{self.steps}" + ("" if self.bridge == "exact" else f"-{self.bridge}")
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of ``use_solver``."""
+        """The options that ``use_solver`` takes."""
         return {"solver": self.solver, "timestep_spacing": "linspace", "bridge": self.bridge}
 
 
@@ -97,9 +97,9 @@ class Arm:
     """A model to be trained.
 
     Args:
-        name: Of its folder, different for every arm of a scale.
-        method: What it is called in a table.
-        config: Its run; data, folder and seed are put in when it is trained.
+        name: Name of the folder, different for every arm of a scale.
+        method: Name in the tables.
+        config: Configuration of the training run. Data, folder and seed are filled in when it is trained.
     """
 
     name: str
@@ -112,28 +112,28 @@ class Scale:
     """The settings of all tables on one data set.
 
     Args:
-        name: Of the folder of its results.
-        pictures: What it is trained on, for people.
-        image_size: Pixels a side.
-        network: Of every model.
-        levels: Of the models of the main table.
-        ablation_levels: Of the models of the ablations.
-        steps: Of a training.
-        ablation_steps: Of the trainings of the ablations.
-        batch_size: Of a training step.
-        schedules_batch_size: The same in the comparison of resolution schedules.
-        training: Further options of a run.
-        samples: Pictures drawn.
-        sigma_blur: Of Blurring Diffusion: the blur at the end, standard deviation in pixels.
-        sampling_steps: Grid points that ancestral sampling stops at.
-        fewer_steps: The same in the table of fewer steps.
-        ddim_steps: Steps of DDIM in that table.
-        reference: What drawn pictures are compared with.
-        heldout_share: Share of the pictures that are held out where others are not named.
-        heldout_least: No fewer are.
-        heldout_most: No more are.
-        draw_batch: Pictures drawn together.
-        timed_pictures: Pictures that are drawn one by one to measure how long one takes.
+        name: Start of the name of the folder with the results.
+        pictures: The training pictures in words, for titles.
+        image_size: Height and width of the pictures, in pixels.
+        network: Network of every model.
+        levels: Numbers of levels in the main table.
+        ablation_levels: Numbers of levels in the other tables.
+        steps: Training steps of a model.
+        ablation_steps: Training steps of a model in the tables of architectures and of schedules, instead of ``steps``.
+        batch_size: Pictures per training step.
+        schedules_batch_size: Pictures per training step in the table of schedules, instead of ``batch_size``.
+        training: Further options of ``TrainConfig``.
+        samples: Number of pictures drawn from each model.
+        sigma_blur: Standard deviation of Blurring Diffusion's blur at the last timestep, in pixels.
+        sampling_steps: Number of equally spaced steps of ancestral sampling.
+        fewer_steps: Numbers of ancestral steps in the table of fewer steps, besides ``sampling_steps``.
+        ddim_steps: Number of DDIM steps in the table of fewer steps.
+        reference: Pictures that drawn ones are compared with.
+        heldout_share: Fraction of the pictures that is held out if the user names no held-out pictures.
+        heldout_least: Smallest number of held-out pictures.
+        heldout_most: Largest number of pictures that are held out by ``heldout_share``.
+        draw_batch: Number of pictures drawn together.
+        timed_pictures: Number of pictures that are drawn one by one to measure the seconds for one.
     """
 
     name: str
@@ -161,18 +161,18 @@ class Scale:
 
     @property
     def sampler(self) -> Sampler:
-        """Of all tables but that of fewer steps."""
+        """The sampler of all tables. The table of fewer steps and that of noise at changes have further ones."""
         return Sampler(self.sampling_steps)
 
     def ddpm(self, prediction: Literal["sample", "epsilon"]) -> Arm:
-        """The baseline of one level, with the loss that the paper gives it."""
+        """DDPM, the baseline with one level, with the loss that the paper gives it."""
         weight = {"sample": "min-snr", "epsilon": "snr"}[prediction]
         name = {"sample": "x0", "epsilon": "eps"}[prediction]
         config = replace(self._config(1, Schedule()), prediction=prediction, weight=weight)
         return Arm(f"ddpm-{name}", f"DDPM-{name}", config)
 
     def blurring(self) -> Arm:
-        """Blurring Diffusion (Hoogeboom and Salimans 2022), which predicts the noise, with the plain loss of it."""
+        """Blurring Diffusion (Hoogeboom and Salimans 2022), which predicts the noise and has the plain loss of the noise."""
         config = self.ddpm("epsilon").config
         process = replace(config.process, degradation="blurring", sigma_blur=self.sigma_blur)
         return Arm("blurring", "Blurring Diffusion", replace(config, process=process))
@@ -188,11 +188,11 @@ class Scale:
         """Scale Space Diffusion.
 
         Args:
-            levels: Resolutions, each half of the one before.
-            schedule: Resolution schedule; ConvexDecay 0.5, the paper's choice, if left out.
-            steps: Of the training; the scale's own if left out.
-            batch_size: Of a step; the scale's own if left out.
-            full: Whether all of the U-Net runs in every step, in the place of Flexi-UNet.
+            levels: Number of resolutions, each half of the one before.
+            schedule: Resolution schedule. None is ConvexDecay 0.5, the paper's choice.
+            steps: Number of training steps. None takes the scale's.
+            batch_size: Pictures per training step. None takes the scale's.
+            full: Whether the whole U-Net runs in every step instead of Flexi-UNet.
         """
         schedule = schedule or Schedule()
         config = self._config(levels, schedule)
@@ -263,7 +263,7 @@ TINY = Scale(
     reference="heldout",
     draw_batch=250,
 )
-"""Everything in minutes on a CPU."""
+"""Settings with which every table takes minutes on a CPU."""
 
 _TRAINING = {"warmup_steps": 0, "cache_gib": 16.0}
 

@@ -6,8 +6,8 @@
     anisotropic   exact noise at the changes of resolution against white noise (figure 10, table 8)
     steps         fewer sampling steps with the same models (table 7)
 
-Each is a function from a request to a table. Beside it in ``JOBS`` stands from which models it draws, and how, so that the cost
-is known before.
+Each is a function from a request to a table. ``JOBS`` lists the models and samplers of every table, so that the cost is known
+before anything starts.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709).
 """
@@ -48,7 +48,7 @@ _SCHEDULES = (
 
 
 def main(request: Request) -> Table:
-    """Quality, hours of training and GFLOPs of DDPM, Blurring Diffusion, and Scale Space Diffusion by levels."""
+    """Make the main table: quality, training hours and GFLOPs of DDPM, Blurring Diffusion and Scale Space Diffusion."""
     experiments = request.needs_experiments()
     scale, counted = experiments.scale, Counted()
     rows: list[Row] = []
@@ -72,7 +72,7 @@ def main(request: Request) -> Table:
 
 
 def architecture(request: Request) -> Table:
-    """Quality and seconds a picture of the full U-Net and of Flexi-UNet."""
+    """Make the table of architectures: quality and seconds per picture of the full U-Net and of Flexi-UNet."""
     experiments = request.needs_experiments()
     scale, counted = experiments.scale, Counted()
     rows: list[Row] = []
@@ -100,7 +100,7 @@ def architecture(request: Request) -> Table:
 
 
 def schedules(request: Request) -> Table:
-    """Quality and hours of training of the resolution schedules."""
+    """Make the table of resolution schedules: quality and training hours of each."""
     experiments = request.needs_experiments()
     scale, counted = experiments.scale, Counted()
     rows: list[Row] = []
@@ -131,7 +131,7 @@ def schedules(request: Request) -> Table:
 
 
 def anisotropic(request: Request) -> Table:
-    """Quality and seconds a picture of one model, with the noise of changes as it should be and as white noise."""
+    """Make the table of noise at changes: quality and seconds per picture with exact and with white noise."""
     experiments = request.needs_experiments()
     scale = experiments.scale
     rows: list[Row] = []
@@ -161,7 +161,7 @@ def anisotropic(request: Request) -> Table:
 
 
 def steps(request: Request) -> Table:
-    """Quality and time of the same models in fewer sampling steps."""
+    """Make the table of fewer sampling steps: quality and time of the same models with each number of steps."""
     experiments = request.needs_experiments()
     scale, counted = experiments.scale, Counted()
     rows: list[Row] = []
@@ -231,7 +231,7 @@ JOBS: dict[str, Callable[[Scale], list[Job]]] = {
     "anisotropic": _anisotropic_jobs,
     "steps": _steps_jobs,
 }
-"""From which models the rows of a table draw, and how."""
+"""The models and samplers that the rows of each table are drawn from."""
 
 
 def _each(request: Request, name: str) -> Iterator[Job]:
@@ -259,7 +259,7 @@ def _ends(measured: Measurement) -> tuple[float, float | None, float | None]:
 def _beside(
     columns: Sequence[Column], rows: Sequence[Row], *paper: Column, printed: Sequence[tuple[float | None, ...] | None]
 ) -> tuple[tuple[Column, ...], list[Row]]:
-    """Columns and rows with what the paper prints beside them, if it prints anything of this scale."""
+    """Append the paper's own numbers as columns, if the paper has any for this scale."""
     if not any(printed):
         return tuple(columns), list(rows)
     empty = (None,) * len(paper)

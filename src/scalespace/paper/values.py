@@ -1,9 +1,10 @@
-"""What the paper prints beside its tables' rows, by data set (name of the scale) and row; nothing stands for a dash.
+"""The numbers in the paper's own tables, by data set (the name of the scale) and row. None is a dash in the paper.
 
-FIDs are of 50,000 pictures against the training set; hours are of one NVIDIA H100, or two at 256 pixels; seconds are for one
+FIDs compare 50,000 pictures with the training set. Hours are on one NVIDIA H100, or on two at 256 pixels. Seconds are for one
 picture in 1000 steps on one NVIDIA A4000.
 
-Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), tables 2, 3, 4, 7 and 8, and figure 5. Its GFLOPs are in ``paper_gflops``.
+Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), tables 2, 3, 4, 7 and 8, and figure 5. Its GFLOPs are in
+``scalespace.paper.gflops``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MAIN: dict[tuple[str, str], tuple[float, float | None]] = {
     ("imagenet64", "SSD (2L)"): (13.08, None),
     ("imagenet64", "SSD (4L)"): (17.89, None),
 }
-"""FID and hours of training of the main results (tables 2 and 3)."""
+"""FID and training hours in the main results (tables 2 and 3)."""
 
 ARCHITECTURE: dict[tuple[str, str], tuple[float, float]] = {
     ("celeba64", "full U-Net, 2L"): (2.33, 16.19),
@@ -42,7 +43,7 @@ ARCHITECTURE: dict[tuple[str, str], tuple[float, float]] = {
     ("celeba64", "full U-Net, 4L"): (4.90, 16.28),
     ("celeba64", "Flexi-UNet, 4L"): (4.87, 13.43),
 }
-"""FID and seconds a picture of the architectures (table 4)."""
+"""FID and seconds per picture of the two architectures (table 4)."""
 
 SCHEDULES: dict[tuple[str, str], tuple[float, float]] = {
     ("celeba64", "Equal"): (9.64, 12.88),
@@ -51,7 +52,7 @@ SCHEDULES: dict[tuple[str, str], tuple[float, float]] = {
     ("celeba64", "SigmoidLikeDecay 3"): (7.08, 13.06),
     ("celeba64", "TanhLikeDecay 3"): (8.09, 12.50),
 }
-"""FID and hours of training of the resolution schedules at four levels (figure 5)."""
+"""FID and training hours of the resolution schedules with four levels (figure 5)."""
 
 STEPS: dict[tuple[str, str, str], tuple[float, float]] = {
     ("celeba64", "DDPM-x0", "ancestral-1000"): (2.98, 1.00),
@@ -65,7 +66,7 @@ STEPS: dict[tuple[str, str, str], tuple[float, float]] = {
     ("celeba64", "SSD (4L)", "ancestral-1000"): (4.28, 1.58),
     ("celeba64", "SSD (4L)", "ancestral-250"): (4.90, 5.91),
 }
-"""FID and speedup over the first row at fewer sampling steps (table 7)."""
+"""FID with fewer sampling steps, and the speedup over the first row (table 7)."""
 
 NOISE_SECONDS: dict[tuple[str, str, str], float] = {
     ("celeba64", "SSD (2L)", "anisotropic"): 15.38,
@@ -73,4 +74,4 @@ NOISE_SECONDS: dict[tuple[str, str, str], float] = {
     ("celeba64", "SSD (4L)", "anisotropic"): 13.43,
     ("celeba64", "SSD (4L)", "isotropic"): 13.40,
 }
-"""Seconds a picture with the noise of changes drawn by Lanczos, and as white noise (table 8, which has no FID)."""
+"""Seconds per picture with the noise at changes drawn by Lanczos, and with white noise (table 8, which has no FID)."""

@@ -31,13 +31,13 @@ _ATTENTION = (("norm", "norm"), ("qkv", "qkv"), ("output", "proj_out"))
 
 
 def released_names(network: FlexiUNet) -> dict[str, str]:
-    """Our name of every parameter of a network by its name in the released layout.
+    """Map the names of a network's parameters in the released layout to our names.
 
     Args:
-        network: The network; its parameters may be on the meta device.
+        network: The network. Its parameters may be on the meta device.
 
     Returns:
-        {released name: our name}, one to one.
+        A dictionary {released name: our name}, which is one to one.
     """
     ours = network.state_dict().keys()
     return {
@@ -53,13 +53,13 @@ def import_released_state(state: Mapping[str, Tensor], network: FlexiUNet) -> di
 
     Args:
         state: Parameters in the released layout.
-        network: Network of the same architecture, for names and shapes; it is not changed.
+        network: Network of the same architecture, which gives names and shapes. It is not changed.
 
     Returns:
-        State dictionary for `network.load_state_dict`; the tensors share memory with the given ones.
+        State dictionary for `network.load_state_dict`. Its tensors share memory with the given ones.
 
     Raises:
-        ValueError: If the network lacks a parameter of the state, the state one of the network's, or a shape differs.
+        ValueError: If a parameter is missing in the network or in the state, or if a shape differs.
     """
     names = released_names(network)
     if missing := [name for name in names if name not in state]:
@@ -91,22 +91,22 @@ def released_network(
     attention_heads: int = 4,
     dropout: float = 0.0,
 ) -> FlexiUNet:
-    """Network with the parameters of a released state dictionary, which computes what the released code does.
+    """Build a network from a released state dictionary. It computes what the released code computes.
 
-    Widths, depth, attention and classes are read off the shapes, and the image size off the adapters' names.
+    Widths, depth, attention and classes are read off the shapes, and the image size off the names of the adapters.
 
     Args:
         state: Parameters in the released layout.
-        levels: Resolutions of the process, one octave apart; names and shapes do not tell it.
-        image_size: Side of the full resolution in pixels; needed only where the deepest level is as wide as the first.
-        attention_heads: Heads of every attention, 4 in all released models; shapes do not tell it.
-        dropout: For further training.
+        levels: Number of resolutions of the process, each half of the one before. Names and shapes do not tell it.
+        image_size: Side of the full resolution in pixels. Only needed if the deepest level is as wide as the first.
+        attention_heads: Number of heads in every attention layer. It is 4 in all released models; shapes do not tell it.
+        dropout: Probability of dropping a feature in further training.
 
     Returns:
         The network in evaluation mode, with `released_quirks`.
 
     Raises:
-        ValueError: If the state is not of the released layout, or the image size is neither given nor to be inferred.
+        ValueError: If the state is not in the released layout, or if the image size is not given and cannot be inferred.
     """
     for name in (
         "time_embed.0.weight",
@@ -151,7 +151,7 @@ def released_network(
 
 
 def _modules(network: FlexiUNet) -> Iterator[tuple[str, str]]:
-    """(Our name, released name) of every module that may hold parameters."""
+    """Pairs (our name, released name) of all modules that may hold parameters."""
     depth, blocks = len(network.encoder), network.blocks_per_level
     yield from (("time_mlp.0", "time_embed.0"), ("time_mlp.2", "time_embed.2"), ("class_embedding", "label_emb"))
     yield from (("conv_in", "input_blocks.0.0"), ("head.0", "out.0"), ("head.2", "out.2"))
@@ -188,12 +188,12 @@ def _block(ours: str, residual: str, attention: str) -> Iterator[tuple[str, str]
 
 
 def _adapter_sides(state: Mapping[str, Tensor]) -> list[int]:
-    """Resolutions, in pixels, that the names of output adapters mention."""
+    """The resolutions in pixels that appear in the names of output adapters."""
     parts = (name.split(".") for name in state)
     return [int(part[1]) for part in parts if part[0] == "adapters_out" and part[1].isdecimal()]
 
 
 def _listed(names: Iterable[str], shown: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of further ones."""
     names = list(names)
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -1,8 +1,8 @@
-"""The process behind diffusers' scheduler interface.
+"""The process as a scheduler in diffusers' conventions.
 
-Nothing is computed here that ``scalespace.diffusion`` does not define; this adapts it. diffusers counts time from 0 and
-has no index for the clean image: its timestep i is our grid point t = i + 1. A state at i has size r(t), and the
-network's output for the step from t to s has size r(s), which ``target_size`` tells.
+This module adapts ``scalespace.diffusion`` and computes nothing new. diffusers counts time from 0 and has no index for the
+clean image: its timestep i is our grid point t = i + 1. A state at i has size r(t). The network's output for the step from t to
+s has size r(s), which ``target_size`` tells.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Size = tuple[int, int]
 
 @dataclass
 class ScaleSpaceSchedulerOutput(BaseOutput):
-    """What a step returns.
+    """Output of a step.
 
     Args:
-        prev_sample: x_s, shape (B, C, H, W) with (H, W) = r(s).
-        pred_original_sample: The predicted clean image at r(s), clipped if the scheduler clips, same shape.
+        prev_sample: The next state x_s, shape (B, C, H, W) with (H, W) = r(s).
+        pred_original_sample: The predicted clean image at r(s), of the same shape. It is clipped if the scheduler clips.
     """
 
     prev_sample: Tensor
@@ -46,33 +46,36 @@ class ScaleSpaceSchedulerOutput(BaseOutput):
 
 
 class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
-    """Sampling of a resizing or blurring process; with its defaults the paper's, and DDPM where there is one size.
+    """Samples a process that resizes or blurs. The defaults are the paper's process; with one size it is DDPM.
 
     Args:
-        num_train_timesteps: T.
-        beta_schedule: "linear" or "squaredcos_cap_v2" (cosine), diffusers' names.
+        num_train_timesteps: Number of timesteps, T.
+        beta_schedule: "linear" or "squaredcos_cap_v2" (cosine), as diffusers names them.
         beta_start: First beta of the linear schedule.
         beta_end: Last beta of the linear schedule.
         sizes: Height and width of every level, highest resolution first.
-        change_points: First grid point t of every level but the highest, ascending.
+        change_points: First grid point t of every level but the highest, in ascending order.
         clip_sample: Whether predictions are clipped to [-clip_sample_range, clip_sample_range].
-        clip_sample_range: Largest magnitude of a pixel.
-        prediction_type: What the network's output is: "sample", the clean image, as in the paper; "epsilon", the noise; or
-            "v_prediction". The last two are DDPM's and diffusers' where the resolution is the same, and are extended to
-            changes of it (``scalespace.diffusion.prediction``).
-        sigma_data: Of "v_prediction": the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning.
+        clip_sample_range: Largest magnitude of a predicted pixel.
+        prediction_type: What the network predicts: the clean image ("sample", as in the paper), the noise ("epsilon") or
+            "v_prediction". Inside a level the last two are the same as in DDPM and diffusers. At a change of resolution
+            ``scalespace.diffusion.prediction`` extends them.
+        sigma_data: Standard deviation of the pictures. Only used with "v_prediction", where 1 gives the usual v and 0.5 gives
+            EDM's preconditioning.
         degradation: "bilinear", the paper's; "orthonormal", which costs no retained mode any SNR if the noise is shifted; or
-            "blurring", Blurring Diffusion, at one size and with "epsilon": what else an output could be depends on where the
-            step ends, and the network is not told.
-        sigma_blur: Of "blurring": the blur at T, standard deviation in pixels.
-        shifted: Whether log-SNR rises at every change by what the transition allows (``Shifted``).
-        solver: "ancestral", "ddim", "multistep" (second order) or "corrected" (the same, with a corrector that needs no calls).
-        eta: Of "ddim": 0 is deterministic inside a level, 1 is ancestral.
-        bridge: How the resolution goes up: "exact", the solver's own way, or one of the baselines of
-            ``scalespace.diffusion.bridges``: "isotropic", "upsampled-prediction" or "upsampled-state".
-        timestep_spacing: "linspace", equal steps of t, or "log_snr", equal steps of log-SNR.
-        released_quirks: End as the paper's released code does, on the state of the first grid point with its noise
-            (sigma about 0.01), instead of on the clean prediction, and keep one point of a change as it does.
+            "blurring", which is Blurring Diffusion. Blurring takes one size and "epsilon" only, since any other output would
+            depend on where the step ends, which the network is not told.
+        sigma_blur: Standard deviation of the blur at T, in pixels. Only used with "blurring".
+        shifted: Whether the log-SNR rises at every change of resolution as far as the transition allows (``Shifted``).
+        solver: "ancestral", "ddim", "multistep" (second order), or "corrected" (second order with a corrector that needs no
+            further network calls).
+        eta: Only used with solver "ddim". 0 is deterministic inside a level, and 1 is ancestral.
+        bridge: How a step raises the resolution. "exact" is the solver's own way. "isotropic", "upsampled-prediction" and
+            "upsampled-state" are the baselines of ``scalespace.diffusion.bridges``.
+        timestep_spacing: "linspace" for equal steps of t, or "log_snr" for equal steps of log-SNR.
+        released_quirks: Whether to do two things as the paper's released code does. Sampling then ends with the state of the
+            first grid point and its noise (sigma about 0.01) instead of the clean prediction, and of every change only the
+            first low-resolution point is kept.
 
     Raises:
         ValueError: If the schedules do not make a process, or an option is unknown.
@@ -142,16 +145,17 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         return self.process.size(self.process.timesteps)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Choose where sampling stops: equally spaced timesteps, and every resolution change besides.
+        """Choose the timesteps that sampling stops at.
 
-        Of a change both points are kept, so that it is crossed in the single step that the network was trained on; a
-        longer step across it loses quality (tests/oracles/test_gaussian.py has the figures). The released code keeps
-        the first low-resolution point alone, and so does this with ``released_quirks``.
+        Both timesteps of every change of resolution are among them if the steps suffice. So a change is crossed in the single
+        step that the network was trained on; a longer step loses quality (tests/oracles/test_gaussian.py has the figures). With
+        "linspace" and ``released_quirks`` only the first low-resolution timestep is kept, as in the released code.
 
         Args:
-            num_inference_steps: With "linspace" the equally spaced timesteps, 2..T, besides which changes are kept; with
-                "log_snr" all timesteps, levels + 1..T. ``len(timesteps)`` is the number of network calls.
-            device: Where ``timesteps`` is to live.
+            num_inference_steps: With "log_snr" the number of timesteps, from levels + 1 to T. With "linspace" the number of
+                equally spaced ones, from 2 to T, and the timesteps of changes come on top. ``len(timesteps)`` is the number of
+                network calls.
+            device: Device for the tensor ``timesteps``.
 
         Raises:
             ValueError: If ``num_inference_steps`` is out of its range.
@@ -172,11 +176,11 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self._solver = self._bridged(self.process, self._new_solver(self.process, self._eta))
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample itself; here for schedulers to be exchangeable."""
+        """Return the sample unchanged. diffusers' pipelines expect this method of every scheduler."""
         return sample
 
     def target_size(self, timestep: int | Tensor) -> Size:
-        """Height and width r(s) that the network's output must have for the step from ``timestep``.
+        """Height and width r(s) of the network's output in the step from ``timestep``.
 
         Raises:
             ValueError: If ``timestep`` is not one of ``timesteps``.
@@ -191,17 +195,17 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> ScaleSpaceSchedulerOutput | tuple[Tensor, Tensor]:
-        """One step towards the clean image.
+        """Take one step towards the clean image.
 
         Args:
-            model_output: Output of the network, a ``prediction_type``, shape (B, C, H, W) with (H, W) = r(s).
-            timestep: One of ``timesteps``, the time of ``sample``.
+            model_output: Output of the network, shape (B, C, H, W) with (H, W) = r(s). ``prediction_type`` says what it is.
+            timestep: The time of ``sample``, one of ``timesteps``.
             sample: State x_t, shape (B, C, h, w) with (h, w) = r(t).
-            generator: Source of the noise; a list has one for each picture of the batch.
-            return_dict: Whether to return an output object and not a tuple.
+            generator: Source of the noise. A list has one generator for each picture of the batch.
+            return_dict: Whether to return an output object instead of a tuple.
 
         Returns:
-            x_s and the prediction that was used, both of the shape of ``model_output``.
+            The next state x_s and the predicted clean image, both in the shape of ``model_output``.
 
         Raises:
             ValueError: If ``timestep`` is not one of ``timesteps``, or a size does not fit.
@@ -220,15 +224,15 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         return ScaleSpaceSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_s)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
-        """x_t from clean images, at the resolution of t.
+        """Draw x_t from clean images, at the resolution of t.
 
         Args:
             original_samples: Clean images at full resolution, shape (B, C, H, W).
             noise: White noise, shape (B, C, h, w) with (h, w) = r(t).
-            timesteps: diffusers' timesteps, an int or shape (B,); all of one resolution.
+            timesteps: Times as diffusers counts them, an int or shape (B,). All have the same resolution.
 
         Returns:
-            Shape (B, C, h, w).
+            The states x_t, shape (B, C, h, w).
 
         Raises:
             ValueError: If the timesteps differ in resolution, or a size does not fit.

@@ -1,4 +1,4 @@
-"""Which resolution the pictures need at t, against which one the paper's schedules give them: ``scalespace analyze``."""
+"""How much resolution pictures need at every t, and how much the paper's schedules give them: ``scalespace analyze``."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of T, in th
 
 @dataclass(frozen=True)
 class Octave:
-    """The power in the frequencies that one level has and the next has not; of the lowest level in all that it has.
+    """The power in the frequencies that one level holds and the next does not, or in all frequencies of the lowest level.
 
     Args:
-        name: The sizes.
+        name: The two sizes in words.
         modes: Number of frequencies.
-        power: Mean square of their coefficients, of pictures in [-1, 1].
-        share: Of the power of the pictures.
+        power: Mean square of their DCT coefficients, for pictures in [-1, 1].
+        share: Fraction of the power of the pictures that is in these frequencies.
     """
 
     name: str
@@ -72,18 +72,18 @@ class Octave:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a resolution schedule compares with what survives.
+    """How a resolution schedule compares with what survives the noise.
 
     Args:
-        name: Of the schedule.
-        changes: First t of every level but the highest; None where the schedule has no levels.
-        area: Share of the pixels, mean over t.
-        to_pixels: Distance of its area to the share of signal-dominated pixels.
-        to_modes: Distance to that of modes.
-        enough_for_pixels: Share of the t at which its area is at least that of pixels.
-        enough_for_modes: Share of the t at which its area is at least that of modes.
-        modes_lost: The largest share, over t, of modes that are signal-dominated and that it cannot hold; None where the
-            schedule has no levels.
+        name: Name of the schedule.
+        changes: First t of every level but the highest. None if the schedule has no levels.
+        area: Fraction of the pixels that the states have, mean over t.
+        to_pixels: Distance between the area and the share of signal-dominated pixels.
+        to_modes: Distance between the area and the share of signal-dominated modes.
+        enough_for_pixels: Fraction of the t at which the area is at least the share of pixels.
+        enough_for_modes: Fraction of the t at which the area is at least the share of modes.
+        modes_lost: Largest fraction, over t, of modes that are signal-dominated but that the resolution cannot hold. None if
+            the schedule has no levels.
     """
 
     name: str
@@ -98,14 +98,14 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What survives of pictures at t = 1..T, and what the schedules keep.
+    """What survives of pictures at t = 1..T, and what the resolution schedules keep.
 
     Args:
         data: Name of the data.
-        pictures: How many were measured.
-        plan: Their spectrum, the change points by it and what they cost; compared with the model's own schedule.
+        pictures: Number of pictures that were measured.
+        plan: Their spectrum, the change points read off it and the cost, beside the model's own schedule.
         pixels: Share of signal-dominated pixels, shape (T,).
-        pixels_if_uniform: The same if pixels were uniform in [-1, 1], shape (T,).
+        pixels_if_uniform: Share of signal-dominated pixels if pixels were uniform in [-1, 1], shape (T,).
         modes: Share of signal-dominated modes, shape (T,).
     """
 
@@ -118,31 +118,31 @@ class Analysis:
 
     @property
     def timesteps(self) -> int:
-        """T."""
+        """Number of timesteps, T."""
         return len(self.modes)
 
     @property
     def changes_by_data(self) -> tuple[int, ...]:
-        """First t of every level but the highest, by the spectrum."""
+        """First t of every level but the highest, in the schedule that is read off the spectrum."""
         return tuple(octave.change for octave in self.plan.octaves)
 
     @property
     def reference_changes(self) -> tuple[int, ...]:
-        """The same of the model's own schedule."""
+        """First t of every level but the highest, in the model's own schedule."""
         return tuple(octave.reference_change for octave in self.plan.octaves)
 
     @property
     def name_by_data(self) -> str:
-        """What the schedule by the spectrum is called."""
+        """Name of the schedule that is read off the spectrum."""
         return f"by the data, {self.plan.schedule.tolerance:g}"
 
     def area(self, changes: Sequence[int]) -> Tensor:
-        """Share of the pixels that a schedule of the model's sizes has at t, shape (T,)."""
+        """Share of the pixels that the states have at every t if levels change at ``changes``, shape (T,)."""
         return area(self.plan.schedule.sizes, changes, self.timesteps)
 
     @cached_property
     def schedules(self) -> dict[str, tuple[int, ...]]:
-        """Change points: those of the paper that leave every level a grid point, the model's own, and by the data."""
+        """Change points by name: the paper's schedules that leave every level a timestep, the model's, and the data's."""
         levels = len(self.plan.schedule.sizes)
         found = dict(_of_the_paper(levels, self.timesteps))
         found.setdefault(self.plan.reference_name, self.reference_changes)
@@ -150,7 +150,7 @@ class Analysis:
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Every schedule against pixels and modes; last what is no schedule but tells how close one could come."""
+        """Every schedule compared with pixels and modes. The last three rows are references and no schedules."""
         schedule = self.plan.schedule
         tau = torch.arange(self.timesteps, dtype=torch.float64) / max(self.timesteps - 1, 1)
         others = {
@@ -165,7 +165,7 @@ class Analysis:
 
     @cached_property
     def octaves(self) -> tuple[Octave, ...]:
-        """Where the power of the pictures is."""
+        """How the power of the pictures is spread over the octaves."""
         spectrum, sizes = self.plan.schedule.spectrum.double(), self.plan.schedule.sizes
         total = float(spectrum.sum())
         counts = [math.prod(above) - math.prod(below) for above, below in pairwise(sizes)]
@@ -178,7 +178,7 @@ class Analysis:
         return tuple(Octave(name, count, power, count * power / total) for name, count, power in rows)
 
     def as_dict(self, provenance: Provenance) -> dict[str, Any]:
-        """For JSON, with everything at every t."""
+        """A dictionary for JSON, with the curves at every t."""
         size = self.plan.schedule.sizes[0]
         return {
             "data": self.data,
@@ -197,7 +197,7 @@ class Analysis:
         }
 
     def as_text(self) -> str:
-        """Tables for people."""
+        """The tables as text."""
         plan, size = self.plan, "{}x{}".format(*self.plan.schedule.sizes[0])
         uniform = distance(self.pixels, self.pixels_if_uniform)
         return "\n".join(
@@ -298,9 +298,9 @@ def analyze_pictures(model: ModelConfig, path: str, progress: bool = True) -> An
     """Measure pictures, and analyze them for a model.
 
     Args:
-        model: Its sizes, noise, tolerance and cost are used; compared with its own resolution schedule besides the paper's.
-        path: Folder, zip or synthetic source, as of ``open_images``.
-        progress: Whether measurements that take over two seconds show a bar on stderr.
+        model: Gives sizes, noise, tolerance and cost. Its resolution schedule is compared as well as the paper's.
+        path: Folder, zip or synthetic source, as for ``open_images``.
+        progress: Whether measurements of more than two seconds show a progress bar on stderr.
 
     Raises:
         UserError: If the parts of the model do not fit each other, or the pictures cannot be read or are flat.
@@ -313,12 +313,12 @@ def analyze_pictures(model: ModelConfig, path: str, progress: bool = True) -> An
 
 
 def analyze(data: str, pictures: int, plan: PlanFromData, counts: Tensor) -> Analysis:
-    """Analyze what has been measured.
+    """Analyze pictures that have been measured.
 
     Args:
         data: Name of the data.
-        pictures: How many were measured.
-        plan: With their spectrum.
+        pictures: Number of pictures that were measured.
+        plan: Plan that was made from their spectrum.
         counts: How often each of the 256 values of a pixel occurs, shape (256,).
     """
     noise = plan.schedule.noise
@@ -334,11 +334,11 @@ def analyze(data: str, pictures: int, plan: PlanFromData, counts: Tensor) -> Ana
 
 
 def pixel_counts(data: ImageDataset, progress: bool = True) -> Tensor:
-    """How often each of the 256 values occurs in the pictures that ``mean_spectrum`` measures, all channels together.
+    """Count how often each of the 256 values occurs in the pictures that ``mean_spectrum`` measures, all channels together.
 
     Args:
-        data: At most ``PICTURES`` of its pictures are read.
-        progress: Whether what takes over two seconds shows a bar on stderr.
+        data: Data set. At most ``PICTURES`` of its pictures are read.
+        progress: Whether a count of more than two seconds shows a progress bar on stderr.
 
     Returns:
         Shape (256,), int64.

@@ -1,4 +1,4 @@
-"""What a model will cost, before anything is spent: FLOPs of every path by torch's counter, on meta tensors."""
+"""What a model will cost, known before training: the FLOPs of every path, counted by torch on meta tensors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ __all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan
 
 @dataclass(frozen=True)
 class PathCost:
-    """The steps that take one path through the network.
+    """The steps that take the same path through the network.
 
     Args:
         size: r(t).
         target_size: r(t - 1).
         first: First grid point t.
         last: Last grid point t.
-        gflops: Of one call for one picture, a multiply-add counted as two.
-        margin: SNR_s / (SNR_t lambda_max(M M^T)) of a resolution change, valid from 1 up; None inside a level.
+        gflops: GFLOPs of one call for one picture. A multiply-add counts as two.
+        margin: SNR_s / (SNR_t lambda_max(M M^T)) of a change of resolution, which is valid if this is at least 1. None inside a
+            level.
     """
 
     size: Size
@@ -50,9 +51,9 @@ class Plan:
 
     Args:
         parameters: Number of parameters.
-        paths: Every path, from the clean end to noise.
-        average_gflops: Of a call for one picture, over all grid points.
-        one_level_gflops: The same network at full resolution throughout.
+        paths: Every path, from the clean picture to noise.
+        average_gflops: GFLOPs of one call for one picture, averaged over all timesteps.
+        one_level_gflops: GFLOPs of one call of the same network at full resolution.
         share: average_gflops / one_level_gflops.
     """
 
@@ -67,7 +68,7 @@ class Plan:
         return asdict(self)
 
     def as_text(self) -> str:
-        """A table for people."""
+        """The plan as a table in text."""
         lines = [
             f"{'step':>20} {'grid points':>13} {'share of steps':>15} {'GFLOPs a call':>14} {'validity margin':>16}"
         ]
@@ -95,16 +96,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Octave:
-    """What one change of resolution takes away, and when.
+    """What one change of resolution takes away, and when it does.
 
     Args:
-        size: Before the change.
-        next_size: After it.
-        power: Mean square of the DCT coefficients that only ``size`` holds, of pictures in [-1, 1].
-        change: First grid point of ``next_size`` by the data.
-        mode_snr: SNR times power at that point.
-        reference_change: First grid point of ``next_size`` by the other schedule.
-        reference_mode_snr: SNR times power at that point.
+        size: Height and width before the change.
+        next_size: Height and width after it.
+        power: Mean square of the DCT coefficients that only ``size`` holds, for pictures in [-1, 1].
+        change: First timestep of ``next_size`` in the schedule read off the data.
+        mode_snr: SNR times ``power`` at ``change``.
+        reference_change: First timestep of ``next_size`` in the other schedule.
+        reference_mode_snr: SNR times ``power`` at ``reference_change``.
     """
 
     size: Size
@@ -118,14 +119,14 @@ class Octave:
 
 @dataclass(frozen=True)
 class PlanFromData:
-    """The cost of a model whose resolutions are read off its data, beside that of a schedule by formula.
+    """The cost of a model whose resolutions are read off its data, beside the cost with another schedule.
 
     Args:
-        schedule: The data's, with its spectrum.
+        schedule: Schedule that is read off the data, with the spectrum.
         octaves: What each change takes away.
-        plan: With the data's change points.
-        reference: With the other schedule's.
-        reference_name: What the other schedule is called.
+        plan: Cost with the change points of the data.
+        reference: Cost with the change points of the other schedule.
+        reference_name: Name of the other schedule.
         saved: 1 - plan.average_gflops / reference.average_gflops.
     """
 
@@ -148,7 +149,7 @@ class PlanFromData:
         }
 
     def as_text(self) -> str:
-        """The plan, and a table of both schedules for people."""
+        """The plan, and a table of both schedules, as text."""
         ours, theirs, name = self.plan, self.reference, f"t of {self.reference_name}"
         wide = max(len(name), 14)
         lines = [
@@ -173,7 +174,7 @@ class PlanFromData:
 
 
 def make_plan(model: ModelConfig) -> Plan:
-    """Count what a model costs, without allocating it.
+    """Count what a model costs, without allocating the model.
 
     Raises:
         UserError: If the parts of the model do not fit each other.
@@ -183,12 +184,12 @@ def make_plan(model: ModelConfig) -> Plan:
 
 
 def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -> PlanFromData:
-    """Count what a model costs when its resolutions are read off its data, and what it costs with its own schedule.
+    """Count what a model costs if its resolutions are read off its data, and what it costs with its own schedule.
 
     Args:
-        model: Compared with its own resolution schedule, or with ConvexDecay where that is "auto".
-        measure: Gives the mean spectrum of the data's pictures of a size (``mean_spectrum``), shape (H, W); called once, when
-            the rest is known to fit.
+        model: The model. Its own schedule is the other one of the plan; ConvexDecay takes the place of "auto".
+        measure: Function from a picture size to the mean spectrum of the data at that size (``mean_spectrum``), shape (H, W).
+            It is called once, after everything else has been checked.
 
     Raises:
         UserError: If the parts of the model do not fit each other, or spectrum and tolerance leave no level.
@@ -268,12 +269,12 @@ def _plan(process: ScaleSpaceProcess, costs: _PathCosts) -> Plan:
 
 
 def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
-    """GFLOPs of one call for one picture, a multiply-add counted as two.
+    """Count the GFLOPs of one call for one picture. A multiply-add counts as two.
 
     Args:
-        network: On any device; on "meta" nothing is computed.
-        size: Of the input.
-        target_size: Of the output.
+        network: Network on any device. On the device "meta" nothing is computed.
+        size: Height and width of the input.
+        target_size: Height and width of the output.
     """
     device = next(network.parameters()).device
     sample = torch.empty(1, network.config.in_channels, *size, device=device)  # pyright: ignore[reportAttributeAccessIssue]

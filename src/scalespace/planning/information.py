@@ -12,11 +12,11 @@ Modes, as resizing counts them. With S(f) the mean square of the orthonormal DCT
 
     modes(t) = share of the frequencies f with SNR_t S(f) >= 1.
 
-A pixel is dominated by signal also where its neighbours say the same, so that pixels(t) counts again what modes(t) counts once;
-and what a resolution r(t) can hold is the block of lowest frequencies of its size.
+pixels(t) counts every pixel that signal dominates, even if its neighbours tell the same; modes(t) counts such a thing once. A
+resolution r(t) can hold the block of lowest frequencies that has its size.
 
-Resolution: area(t), the share of the pixels that r(t) has, the paper's Info(r) = r^2. The equal-information resolution r*(t)
-has as large a share of the pixels as is dominated by signal at t.
+Resolution: area(t) is the share of the pixels that r(t) has, the paper's Info(r) = r^2. The equal-information resolution r*(t)
+has the share of the pixels that signal dominates at t.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), section 3.2, for pixels and area; modes are ours.
 """
@@ -52,7 +52,7 @@ def signal_pixels(values: Tensor, counts: Tensor, snr: Tensor) -> Tensor:
 
     Args:
         values: Values x_0 that a pixel can have, in [-1, 1], shape (N,).
-        counts: How often pixels have them, shape (N,).
+        counts: Number of pixels that have each value, shape (N,).
         snr: SNR_t, shape (T,).
 
     Returns:
@@ -81,7 +81,7 @@ def signal_pixels_if_uniform(snr: Tensor) -> Tensor:
 
 
 def signal_modes(spectrum: Tensor, snr: Tensor) -> Tensor:
-    """Share of signal-dominated modes, of the frequencies f with SNR S(f) >= 1.
+    """Share of signal-dominated modes, which are the frequencies f with SNR S(f) >= 1.
 
     Args:
         spectrum: S, mean square of the orthonormal DCT-II coefficients of pictures in [-1, 1], shape (H, W).
@@ -91,26 +91,26 @@ def signal_modes(spectrum: Tensor, snr: Tensor) -> Tensor:
         Shape (T,), float64, in [0, 1].
 
     Raises:
-        ValueError: If the spectrum is none of pictures, or that of flat ones.
+        ValueError: If this is no spectrum of pictures, or the spectrum of flat ones.
     """
     _check(spectrum)
     return _at_least(spectrum, 1 / snr.double()) / spectrum.numel()
 
 
 def signal_modes_outside(spectrum: Tensor, snr: Tensor, sizes: Sequence[Size], changes: Sequence[int]) -> Tensor:
-    """Share of the modes that are signal-dominated at t but not among the lowest frequencies, which r(t) can hold.
+    """Share of the modes that are signal-dominated at t but that r(t) cannot hold.
 
     Args:
-        spectrum: As of ``signal_modes``, shape (H, W).
+        spectrum: As in ``signal_modes``, shape (H, W).
         snr: SNR_t for t = 1..T, shape (T,).
         sizes: Height and width of every level, from (H, W) down.
         changes: First t of every level but the highest.
 
     Returns:
-        Shape (T,), float64, in [0, 1]: what a resolution schedule throws away of the signal.
+        The share of the signal that the schedule throws away, shape (T,), float64, in [0, 1].
 
     Raises:
-        ValueError: As of ``signal_modes``.
+        ValueError: As in ``signal_modes``.
     """
     _check(spectrum)
     lost = torch.zeros_like(snr, dtype=torch.float64)
@@ -139,34 +139,34 @@ def area(sizes: Sequence[Size], changes: Sequence[int], timesteps: int) -> Tenso
 
 
 def closest_area(share: Tensor, sizes: Sequence[Size]) -> Tensor:
-    """Of the levels' shares of the pixels the one closest to a share of the information; levels cannot follow it closer.
+    """At every t, the level whose share of the pixels is closest to ``share``. No schedule of these levels comes closer.
 
     Args:
-        share: At every t, shape (T,).
+        share: Share of the information at every t, shape (T,).
         sizes: Height and width of every level.
 
     Returns:
-        Shape (T,), float64.
+        That level's share of the pixels, shape (T,), float64.
     """
     areas = _areas(sizes)
     return areas[(share[:, None] - areas).abs().argmin(dim=1)]
 
 
 def equal_information_side(share: Tensor, size: Size) -> Tensor:
-    """r*(t): the side of a square that has a share of a picture's pixels.
+    """r*(t): the side of the square that has the given share of a picture's pixels.
 
     Args:
         share: Share of signal-dominated pixels or modes, any shape.
         size: Height and width of the picture.
 
     Returns:
-        Pixels, of the shape of ``share``.
+        The side in pixels, in the shape of ``share``.
     """
     return (share * math.prod(size)).sqrt()
 
 
 def distance(first: Tensor, second: Tensor) -> float:
-    """Mean over t of the absolute difference of two shares, shape (T,) both; 0 is the same curve, 1 the most."""
+    """Mean over t of the absolute difference of two shares of shape (T,). 0 is the same curve, and 1 is the largest."""
     return float((first - second).abs().mean())
 
 
@@ -176,13 +176,13 @@ def _areas(sizes: Sequence[Size]) -> Tensor:
 
 
 def _levels(changes: Sequence[int], timesteps: int) -> list[slice]:
-    """Where in a tensor over t = 1..T each level lies."""
+    """The slice of a tensor over t = 1..T that each level takes."""
     bounds = [1, *changes, timesteps + 1]
     return [slice(first - 1, after - 1) for first, after in pairwise(bounds)]
 
 
 def _at_least(values: Tensor, bounds: Tensor) -> Tensor:
-    """How many of the values are at least each bound."""
+    """For each bound, the number of values that are at least as large."""
     ordered = values.double().flatten().sort().values
     return (len(ordered) - torch.searchsorted(ordered, bounds.contiguous())).double()
 

@@ -1,4 +1,4 @@
-"""What survives at t and what resolution that is, against the schedules, as a picture."""
+"""Figure of how much of the pictures survives at t, which resolution holds that much, and what the schedules have."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def write_analysis(analysis: Analysis, folder: Path, provenance: Provenance) -> 
     """Write information.png, information.svg and information.json.
 
     Args:
-        analysis: What to write.
-        folder: Made if absent; older files of these names are replaced.
-        provenance: Goes into all of them.
+        analysis: The analysis to write.
+        folder: Folder to write to. It is made if it does not exist, and older files of these names are replaced.
+        provenance: Command and commit that the files are to carry.
 
     Returns:
-        Their paths.
+        Paths of the three files.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
@@ -44,13 +44,13 @@ def write_analysis(analysis: Analysis, folder: Path, provenance: Provenance) -> 
 
 
 def plot_information(analysis: Analysis, path: Path, title: str, caption: str) -> None:
-    """Draw the spectrum, the shares of pixels and modes that signal dominates over t, and the resolutions they amount to.
+    """Draw the spectrum, the shares of pixels and modes that signal dominates, and the resolutions that hold as much.
 
     Args:
-        analysis: What to draw.
-        path: Picture to write.
-        title: Above the axes.
-        caption: Below them; where the figure comes from.
+        analysis: The analysis to draw.
+        path: Picture file to write.
+        title: Title above the axes.
+        caption: Text below the axes that tells where the figure comes from.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).

@@ -1,4 +1,4 @@
-"""The spectrum of the data, and when its octaves drown, as a picture."""
+"""Figure of the spectrum of the data, and of the timesteps at which noise drowns its octaves."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def plot_spectrum(plan: PlanFromData, path: Path, title: str, caption: str) -> N
     """Draw the mean spectrum with the octaves that the changes remove, and the mode-SNR of each over t.
 
     Args:
-        plan: What to draw.
-        path: Picture to write.
-        title: Above the axes.
-        caption: Below them; where the figure comes from.
+        plan: The plan to draw.
+        path: Picture file to write.
+        title: Title above the axes.
+        caption: Text below the axes that tells where the figure comes from.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
@@ -79,8 +79,8 @@ def draw_spectrum(axes: Axes, schedule: FromSpectrum) -> None:
     """Draw the mean spectrum with the mean power of the octaves that the changes remove.
 
     Args:
-        axes: To draw on.
-        schedule: Has the spectrum, the sizes and the octaves.
+        axes: Axes to draw on.
+        schedule: Schedule with the spectrum, the sizes and the octaves.
     """
     frequencies, power = _shells(schedule.spectrum)
     axes.plot(frequencies, power, color=BASELINE, linewidth=1.5, label="mean of each frequency")

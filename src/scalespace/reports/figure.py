@@ -1,4 +1,4 @@
-"""What all figures have in common: a canvas without a screen, and below it and in the file where it comes from."""
+"""What all figures share: a canvas that needs no screen, and a caption that tells where the figure comes from."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _METADATA = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that needs no screen.
+    """Make an empty figure that needs no screen.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
@@ -44,13 +44,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, title: str, caption: str) -> None:
-    """Give a figure its title and its caption, and write it with both in the file's metadata; the same bytes every time.
+    """Add title and caption to a figure and write it. Both are also in the file's metadata. Equal figures are equal bytes.
 
     Args:
-        figure: Of ``new_figure``.
-        path: Picture to write: .png, .svg, .pdf or what else matplotlib knows.
-        title: Above the axes.
-        caption: Below them; where the figure comes from.
+        figure: Figure that ``new_figure`` has made.
+        path: Picture file to write: .png, .svg, .pdf or another ending that matplotlib knows.
+        title: Title above the axes.
+        caption: Text below the axes that tells where the figure comes from.
 
     Raises:
         ValueError: If the ending of the path is no format of a picture.

@@ -1,4 +1,4 @@
-"""Where a figure or a table comes from: command, commit or version, seed."""
+"""Where a figure or a table comes from: command, commit or version, and seed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PATIENCE = 10.0  # seconds for git
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is needed to make something again.
+    """What is needed to make a result again.
 
     Args:
-        command: As it was typed.
-        version: Of the package.
-        commit: Full hash, where the package runs from a git checkout; None elsewhere.
-        changed: Whether the checkout's package differs from that commit.
-        seed: Of what was drawn; None where nothing is random.
+        command: The command as it was typed.
+        version: Version of the package.
+        commit: Full hash of the commit, if the package runs from a git checkout. None otherwise.
+        changed: Whether the package in the checkout differs from that commit.
+        seed: Seed of everything that was drawn. None if nothing is random.
     """
 
     command: str
@@ -34,11 +34,11 @@ class Provenance:
     seed: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dictionary for JSON."""
         return asdict(self)
 
     def caption(self) -> str:
-        """One line for people."""
+        """One line with command, commit, version and seed."""
         code = f"version {self.version}"
         if self.commit is not None:
             code = f"commit {self.commit[:_SHORT]}{' with changes' if self.changed else ''}, {code}"
@@ -46,11 +46,11 @@ class Provenance:
 
 
 def provenance(command: str, seed: int | None = None) -> Provenance:
-    """The provenance of what this package makes now.
+    """The provenance of a result that this package makes now.
 
     Args:
-        command: As it was typed.
-        seed: Of what is drawn; None where nothing is random.
+        command: The command as it was typed.
+        seed: Seed of everything that is drawn. None if nothing is random.
     """
     commit, changed = _commit(Path(scalespace.__file__).parent)
     return Provenance(command, scalespace.__version__, commit, changed, seed)

@@ -1,4 +1,4 @@
-"""Tables of results: one object that people read as Markdown and programs as JSON, with where it comes from."""
+"""Tables of results. A table is Markdown for people and JSON for programs, and both tell where it comes from."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from scalespace.reports.provenance import Provenance
 __all__ = ["Cell", "Column", "Table", "markdown", "write_text"]
 
 Cell = str | int | float | None
-"""None is an empty cell."""
+"""A cell of a table. None is an empty cell."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
+    """A column of a table.
 
     Args:
-        key: Its name in JSON.
-        heading: Its name for people, with the unit.
-        format: How its numbers are written, as of ``format(number, ...)``.
+        key: Name of the column in JSON.
+        heading: Heading in Markdown, with the unit.
+        format: Format of the numbers in Markdown, as Python's ``format`` takes it.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Column:
     format: str = ""
 
     def text(self, cell: Cell) -> str:
-        """A cell for people."""
+        """The text of a cell in Markdown."""
         if cell is None:
             return ""
         return cell if isinstance(cell, str) else format(cell, self.format)
@@ -43,16 +43,16 @@ class Table:
     """A table of results.
 
     Args:
-        name: Of its files.
-        title: What it shows.
-        columns: From left to right.
-        rows: From top to bottom, each with a cell for every column.
-        notes: Sentences that a reader needs beside the numbers.
-        provenance: Where the numbers come from.
-        figure: Draws the table into a picture file, where it is also a figure.
+        name: Name of its files, without an ending.
+        title: Heading that says what the table shows.
+        columns: Columns from left to right.
+        rows: Rows from top to bottom, each with one cell for every column.
+        notes: Sentences that a reader needs besides the numbers.
+        provenance: Command, commit and seed that the numbers come from.
+        figure: Function that draws the table into a picture file. None if the table has no figure.
 
     Raises:
-        ValueError: If a row has not as many cells as there are columns.
+        ValueError: If the number of cells in a row differs from the number of columns.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Table:
                 )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: a row is a dictionary from the columns' keys to unrounded values."""
+        """A dictionary for JSON. Every row is a dictionary from the columns' keys to unrounded values."""
         keys = [column.key for column in self.columns]
         return {
             "name": self.name,
@@ -83,26 +83,26 @@ class Table:
         }
 
     def as_json(self) -> str:
-        """The table for programs."""
+        """The table as JSON text."""
         return json.dumps(self.as_dict(), indent=2)
 
     def as_markdown(self) -> str:
-        """The table for people, readable as it is."""
+        """The table as Markdown, with title, notes and provenance."""
         notes = "".join(f"- {note}\n" for note in self.notes)
         parts = (f"# {self.title}\n", markdown(self.columns, self.rows) + "\n", notes, f"`{self.provenance.caption()}`")
         return "\n".join(part for part in parts if part)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write NAME.md and NAME.json.
+        """Write the files NAME.md and NAME.json.
 
         Args:
-            folder: Made if absent; older files of these names are replaced.
+            folder: Folder to write to. It is made if it does not exist, and older files of these names are replaced.
 
         Returns:
-            Both paths.
+            Paths of both files.
 
         Raises:
-            UserError: If they cannot be written.
+            UserError: If a file cannot be written.
         """
         paths = folder / f"{self.name}.md", folder / f"{self.name}.json"
         for path, text in zip(paths, (self.as_markdown(), self.as_json()), strict=True):
@@ -110,17 +110,17 @@ class Table:
         return paths
 
     def draw(self, folder: Path) -> tuple[Path, ...]:
-        """Draw NAME.png and NAME.svg, if the table is also a figure.
+        """Draw the files NAME.png and NAME.svg, if the table has a figure.
 
         Args:
-            folder: Made if absent; older files of these names are replaced.
+            folder: Folder to write to. It is made if it does not exist, and older files of these names are replaced.
 
         Returns:
-            Their paths; none if it is no figure.
+            Paths of both files, or nothing if the table has no figure.
 
         Raises:
             ImportError: If matplotlib is not installed (extra ``plot``).
-            UserError: If they cannot be written.
+            UserError: If a file cannot be written.
         """
         if self.figure is None:
             return ()
@@ -131,10 +131,10 @@ class Table:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text and a line's end, whole or not at all, in the place of an older one.
+    """Write a text file with a final line break, completely or not at all. An older file is replaced.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: If the file cannot be written.
     """
 
     def write(file: Path) -> None:
@@ -144,7 +144,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
-    """Columns and rows as a Markdown table whose columns are aligned also as plain text; numbers are to the right."""
+    """A Markdown table that is also aligned as plain text. Columns of numbers are aligned to the right."""
     right = [not any(isinstance(row[place], str) for row in rows) for place in range(len(columns))]
     lines = [[column.heading for column in columns]]
     lines += [[column.text(cell) for column, cell in zip(columns, row, strict=True)] for row in rows]

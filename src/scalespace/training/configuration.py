@@ -13,37 +13,36 @@ __all__ = ["PRESETS", "ModelConfig", "NetworkConfig", "ProcessConfig", "TrainCon
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """What is noised and resized when."""
+    """What the forward process does: picture size, resolutions, noise and degradation."""
 
     image_size: tuple[int, int] = (64, 64)
     """Height and width of the pictures."""
     levels: int = 4
-    """Resolutions, each half of the one before; 1 is DDPM."""
+    """Number of resolutions, each half of the one before. One level is DDPM."""
     timesteps: int = 1000
-    """Grid points T of the process."""
+    """Number T of noise levels. The clean picture, at t = 0, is not counted."""
     noise: Literal["linear", "cosine"] = "linear"
-    """Noise schedule."""
+    """Noise schedule of DDPM, with linear betas or the cosine schedule."""
     beta_start: float = 1e-4
     """First beta of the linear noise schedule."""
     beta_end: float = 2e-2
     """Last beta of the linear noise schedule."""
     resolution: Literal["convex", "equal", "sigmoid", "tanh", "auto"] = "convex"
-    """Resolution schedule: the paper's ConvexDecay, Equal, SigmoidLike or TanhLike; auto reads it off the data's spectrum."""
+    """Resolution schedule: convex, equal, sigmoid and tanh are the paper's; auto is read off the spectrum of the data."""
     gamma: float = 0.5
-    """Exponent of the resolution schedule (Equal and auto have none)."""
+    """Exponent of the resolution schedules convex, sigmoid and tanh; the others have none."""
     tolerance: float = 0.01
-    """Of auto: a level is left where the signal-to-noise ratio of what it alone holds sinks below this."""
+    """Only with resolution auto: a level ends when the SNR of the detail that the next level loses falls below this."""
     degradation: Literal["bilinear", "orthonormal", "blurring"] = "bilinear"
-    """How a level is resized to the next: the paper's bilinear, or with equal singular values; blurring keeps one level and
-    blurs with every step (Blurring Diffusion; with --prediction epsilon)."""
+    """What shrinks pictures: bilinear (paper) or orthonormal. Blurring keeps one size and needs prediction epsilon."""
     sigma_blur: float = 20.0
-    """Of blurring: standard deviation of the blur at the end, in pixels."""
+    """Standard deviation of the blur at the last timestep, in pixels. Only used with degradation blurring."""
     shifted: bool = True
-    """Raise log-SNR at every change by as much as the transition allows; the paper keeps sigma across it."""
+    """Raise the log-SNR at every change of resolution as far as is allowed. The paper keeps sigma unchanged instead."""
     change_points: tuple[int, ...] = ()
-    """First grid point of every level but the highest, by hand, in the place of the resolution schedule."""
+    """First timestep of every level but the highest, in ascending order. Replaces the resolution schedule."""
     sizes: tuple[tuple[int, int], ...] = ()
-    """Height and width of every level, by hand, in the place of image-size and halvings."""
+    """Height and width of every level, largest first. Replaces image-size and levels."""
 
     @property
     def awaits_data(self) -> bool:
@@ -53,109 +52,108 @@ class ProcessConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The Flexi-UNet."""
+    """Widths, depth, attention and conditioning of the Flexi-UNet."""
 
     base_channels: int = 128
-    """Channels that a multiplier of 1 stands for."""
+    """Number of channels that a multiplier of 1 stands for."""
     channel_multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    """Width of each network level, from the full resolution down."""
+    """Width of each network level as a multiple of base-channels, from the full resolution down."""
     blocks_per_level: int = 2
-    """Residual blocks of each encoder level; the decoder has one more."""
+    """Number of residual blocks in each encoder level. Each decoder level has one more."""
     attention_max_size: int = 16
-    """Levels whose shorter side is at most this many pixels have attention."""
+    """Levels whose shorter side has at most this many pixels have attention."""
     attention_heads: int = 4
-    """Heads of every attention."""
+    """Number of heads in every attention layer."""
     dropout: float = 0.0
-    """Probability of dropping a feature in the residual blocks."""
+    """Probability of dropping a feature in the residual blocks, at least 0 and less than 1."""
     num_classes: int | None = None
-    """Classes to condition on; None for none."""
+    """Number of classes to condition on. None makes an unconditional model."""
     paths: Literal["flexi", "full"] = "flexi"
-    """flexi runs what the resolutions of a step need; full, a baseline, always every level at the full resolution."""
+    """flexi runs only the layers that a step needs. full, a baseline, runs every layer at the full resolution."""
     condition_size: tuple[int, int] | None = None
-    """Height and width of smaller pictures to condition on, for the second model of a cascade; None for none."""
+    """Height and width of the small pictures that the second model of a cascade enlarges. None for any other model."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A process and the network that reverses it."""
+    """A process, and the network that reverses it."""
 
     process: ProcessConfig = field(default_factory=ProcessConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     prediction: Literal["sample", "epsilon", "v"] = "sample"
-    """What the network's output is: the clean image as in the paper, the noise, or v."""
+    """What the network predicts: the clean picture (sample, as in the paper), the noise (epsilon) or v."""
     sigma_data: float = 1.0
-    """Of v: the pictures' standard deviation; 1 is the usual v, 0.5 EDM's preconditioning."""
+    """Standard deviation of the pictures. Only used with prediction v or weight v; 1 is the usual v, 0.5 is EDM's."""
     solver: Literal["ancestral", "ddim", "multistep", "corrected"] = "corrected"
-    """How the model is sampled where nothing else is said; the paper's way is ancestral."""
+    """Solver that the model is sampled with unless another one is chosen. The paper's is ancestral."""
     spacing: Literal["linspace", "log_snr"] = "log_snr"
-    """Equal sampling steps of time or, for multistep and corrected, of log-SNR, where nothing else is said."""
+    """Spacing of sampling steps unless another is chosen: equal in time, or in log-SNR (best for multistep and corrected)."""
     released_quirks: bool = False
-    """Reproduce what the paper's released code does differently from the paper (docs/notation.md lists it)."""
+    """Do what the paper's released code does where it differs from the paper (docs/notation.md lists the differences)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ModelConfig):
-    """A training run; the same configuration and seed on the same data give the same run."""
+    """A training run. The same configuration and seed on the same data give the same run."""
 
     data: str
     """Folder of images, zip of images, or synthetic:shapes."""
     output_dir: str
-    """Where the run is written; the same command again resumes it."""
+    """Folder of the run. The same command again resumes the run in it."""
     max_steps: int = 100_000
-    """Steps after which training ends; a longer run can be resumed from a shorter one."""
+    """Number of training steps. A larger number continues a finished run, unless it has cooldown-steps."""
     batch_size: int = 64
-    """Pictures a step on each process."""
+    """Number of pictures per step on each device."""
     seed: int = 0
-    """Seed of everything drawn: initial weights, data order, times, noise, dropout and sample grids."""
+    """Seed of everything random: initial weights, data order, timesteps, noise, dropout and sample grids."""
     learning_rate: float = 1e-4
-    """AdamW's learning rate after the warm-up."""
+    """Learning rate of AdamW after the warm-up."""
     warmup_steps: int = 1000
-    """Steps over which the learning rate rises linearly from zero."""
+    """Number of steps over which the learning rate rises linearly from zero."""
     cooldown_steps: int = 0
-    """Steps at the end of the run over which it falls linearly to zero again."""
+    """Number of steps at the end of the run over which the learning rate falls linearly to zero."""
     weight_decay: float = 0.0
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Gradients with a larger norm than this are scaled down to it."""
     ema_decay: float = 0.9999
-    """Largest decay of the averaged weights, which are the ones that the final model has."""
+    """Largest decay of the averaged weights. The final model has the averaged weights."""
     ema_power: float = 0.75
-    """The decay rises to ema-decay as 1 - (1 + step)^-ema-power."""
+    """The decay of the averaged weights rises to ema-decay as 1 - (1 + step)^-ema-power."""
     weight: Literal["min-snr", "constant", "snr", "max-snr", "v"] = "min-snr"
-    """Weight of the loss of x_0 as a function of the SNR; v is SNR + 1 / sigma-data^2, the plain error of v."""
+    """Weight of the squared error of x_0 as a function of the SNR. v is SNR + 1 / sigma-data^2, the squared error of v."""
     weight_gamma: float = 5.0
-    """gamma of min-SNR: min(SNR, gamma)."""
+    """gamma in weight min-snr, which is min(SNR, gamma)."""
     weight_snr: Literal["own", "base"] = "own"
-    """The SNR that the weight is a function of: the process's own, or that of its noise before it was shifted."""
+    """Which SNR the weight is a function of: the process's own, or that of the base noise schedule before the shift."""
     change_share: float | None = None
-    """Share of the batches at resolution changes, where there are any, all together; None leaves them their share of the grid
-    points, as the paper does."""
+    """Fraction of batches drawn at resolution changes. None keeps their natural share of the timesteps, as the paper does."""
     weigh_changes: bool = False
-    """Weigh batches at changes down by as much as change-share makes them more frequent."""
+    """Weigh batches at resolution changes down by as much as change-share makes them more frequent."""
     condition_noise: float = 0.5
-    """With network.condition-size: largest level of the noise in the smaller pictures, 0..1."""
+    """Only with network.condition-size: largest level of the noise that is added to the small pictures, 0..1."""
     flip: bool = True
     """Mirror pictures left to right at random."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the network's arithmetic; weights, states and losses stay in float32."""
+    """Precision of the network's arithmetic. Weights, states and losses stay in float32."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass, which takes less memory and more time."""
     log_every: int = 10
-    """Steps between writes of the log."""
+    """Number of steps between two lines of the log."""
     sample_every: int = 5000
-    """Steps between sample grids; 0 for none."""
+    """Number of steps between two sample grids. 0 draws none."""
     sample_images: int = 16
-    """Pictures in a sample grid."""
+    """Number of pictures in a sample grid."""
     sample_steps: int = 50
-    """Sampling steps of a sample grid."""
+    """Number of sampling steps for a sample grid."""
     checkpoint_every: int = 5000
-    """Steps between checkpoints."""
+    """Number of steps between two checkpoints."""
     keep_checkpoints: int = 2
-    """Checkpoints kept; older ones are deleted."""
+    """Number of checkpoints to keep. Older ones are deleted."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where losses are sent besides the log."""
+    """Where losses are sent besides the log file."""
     cache_gib: float = 4.0
-    """Decoded pictures are kept in memory if they need no more than this."""
+    """Decoded pictures are kept in memory if they need at most this many GiB. Otherwise they are decoded on every use."""
 
     def __post_init__(self):
         positive = (
@@ -209,8 +207,8 @@ PRESETS: dict[str, ModelConfig] = {
     "celeba256-6l": _paper(256, 6, _256),
     "imagenet64-2l": _paper(64, 2, _64, num_classes=1000),
 }
-"""``tiny`` trains on a CPU; ``shifted`` ones have the paper's networks and resolutions with what this package does better, and
-the others are the paper's throughout."""
+"""Models by name. "tiny" trains on a CPU. Those named "shifted" have the paper's networks and resolutions, but shifted noise
+and the corrected solver. All others follow the paper throughout."""
 
 
 def preset(name: str) -> ModelConfig:
