@@ -1,6 +1,12 @@
-"""The one kind of error that is written for the user and not for the programmer."""
+"""Errors that are written for the user and not for the programmer, and what they may quote of other errors."""
 
-__all__ = ["UserError"]
+from __future__ import annotations
+
+import sys
+
+__all__ = ["UserError", "cause"]
+
+_FACTUAL = frozenset({"scalespace", "PIL", "safetensors", "safetensors_rust"}) | sys.stdlib_module_names
 
 
 class UserError(ValueError):
@@ -8,3 +14,22 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+def cause(error: BaseException) -> str:
+    """What a sentence for the user may say about another error, in one line.
+
+    The message is passed on only where it comes from this package, Python's standard library, Pillow or safetensors, which
+    state facts. Other libraries give advice, some of it unsafe: ``torch.load`` tells its caller to set weights_only=False,
+    which runs whatever a damaged or foreign file holds. Of those only the error's type is named.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    raised_in = ""
+    trace = error.__traceback__
+    while trace is not None:
+        raised_in, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
+    # What compiled code raises has no frame of its own: its type tells where it is from.
+    origins = {name.partition(".")[0] for name in (raised_in, type(error).__module__) if name}
+    text = " ".join(str(error).split())
+    return text if text and origins <= _FACTUAL else type(error).__name__

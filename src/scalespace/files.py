@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 
 __all__ = ["REMEDY", "why", "write_directory", "write_file"]
 
@@ -76,6 +76,4 @@ def why(error: Exception, path: Path) -> str:
     # torch and safetensors report a full disk in words of their own; what they have written still fills it here.
     if not isinstance(error, OSError) and path.parent.exists() and shutil.disk_usage(path.parent).free < _FULL:
         return "the disk is full"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return cause(error)

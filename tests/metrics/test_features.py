@@ -43,7 +43,7 @@ def test_a_torchscript_file_is_used_and_known_by_its_hash(tmp_path):
     [
         (Maps(), None, r"gave shape \(3, 3, 16, 16\) for 3 pictures; give one whose output is one row"),
         (Blind(), None, "the torchscript features of pictures are not all finite"),
-        (Needs32(), None, r"fails on float pictures of shape \(3, 3, 16, 16\) .* or another --features-size"),
+        (Needs32(), None, r"fails on float pictures of shape \(3, 3, 16, 16\); give one .* or another --features-size"),
         (Means(), 0, "--features-size is 0"),
     ],
 )

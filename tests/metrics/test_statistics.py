@@ -43,7 +43,7 @@ def _changed(path: Path, **changes: object) -> None:
         ({"features": np.zeros((3, 4))}, "shapes do not fit each other"),
         ({"about": np.array("not JSON")}, "is no whole statistics file"),
         ({"about": np.array('{"format": "other"}')}, "is of another version .other."),
-        ({"mean": np.array([{}], dtype=object)}, "is no whole statistics file .Object arrays cannot be loaded"),
+        ({"mean": np.array([{}], dtype=object)}, "is no whole statistics file .ValueError.; make it again"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(changes, sentence, tmp_path):

@@ -79,7 +79,7 @@ def device_named(name: str) -> Any:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'device "{name}" cannot be used ({str(error).splitlines()[0]}); use cpu or auto') from error
+        raise UserError(f'device "{name}" cannot be used with this torch on this machine; use cpu or auto') from error
     return device
 
 

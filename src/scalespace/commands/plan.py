@@ -77,5 +77,5 @@ def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:
             try:
                 plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
             except ValueError as error:
-                raise UserError(f"--plot {given.plot} cannot be drawn ({error}); name it .png, .pdf or .svg") from error
+                raise UserError(f"--plot {given.plot} cannot be drawn; name it .png, .pdf or .svg") from error
     return plan

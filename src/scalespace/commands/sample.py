@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from scalespace.commands.parsing import device_named, read
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 
 __all__ = ["Arguments", "run"]
 
@@ -75,7 +75,7 @@ def run(words: list[str]) -> None:
         try:
             use_solver(model, **{name: choice for name, choice in choices.items() if choice is not None})
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(cause(error)) from error
         model.to(device_named(given.device))
     files = sample_to_folder(
         pipeline,

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from scalespace.data.shapes import SHAPES_VERSION, shapes
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 
 __all__ = ["DECODING_RULE", "Source", "decode_image", "open_source", "reason"]
 
@@ -118,9 +118,7 @@ def reason(error: Exception) -> str:
     """In a few words of one line, why reading or decoding failed."""
     if isinstance(error, UnidentifiedImageError):
         return "not a PNG, JPEG, WebP or BMP picture"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return cause(error)
 
 
 class _Files(ABC):

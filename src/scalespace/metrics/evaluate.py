@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.metrics.features import (
     BuiltInFeatures,
     FeatureExtractor,
@@ -111,7 +111,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         try:
             rows += _MEASURES[name](_Sets(sides, tuple(features), extractor.mode, options, progress))
         except ValueError as error:
-            raise UserError(f"{name} cannot be measured, since {error}") from error
+            raise UserError(f"{name} cannot be measured, since {cause(error)}") from error
     if options.save_statistics is not None and leads():
         _save(options, sides[1], features[1], extractor.mode)
     dimensions = _dimensions(features[0]) if features else 0

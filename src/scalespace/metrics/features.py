@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.metrics.builtin_features import builtin_features, builtin_fingerprint
 
 __all__ = [
@@ -104,7 +104,7 @@ class BuiltInFeatures:
         try:
             return builtin_features(pictures.to(self._device))
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(cause(error)) from error
 
 
 class TorchScriptFeatures:
@@ -136,10 +136,10 @@ class TorchScriptFeatures:
         x = pictures.float() if self._side is None else resized(pictures, self._side, self._resize)
         try:
             features = self._module(x.to(self._device))
-        except Exception as error:  # A module can raise whatever it was compiled from.
+        except Exception as error:  # A module can raise anything, and what it says is its author's.
             raise UserError(
-                f"the feature extractor {self._path} fails on float pictures of shape {tuple(x.shape)} "
-                f"({_last_line(error)}); give one that takes (B, 3, H, W) in 0..255, or another --features-size"
+                f"the feature extractor {self._path} fails on float pictures of shape {tuple(x.shape)}; "
+                "give one that takes (B, 3, H, W) in 0..255, or another --features-size"
             ) from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
             found = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
@@ -263,16 +263,10 @@ def _load(path: str, device: torch.device | str) -> Any:
             return torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"{path} is no TorchScript file ({str(error).splitlines()[0][:100]}); "
-            "give one that torch.jit.save wrote; pickles are never opened"
+            f"{path} is no TorchScript file; give one that torch.jit.save wrote; pickles are never opened"
         ) from error
 
 
 def _sha256(path: str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__

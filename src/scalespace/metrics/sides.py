@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.data.sources import Source, open_source, reason
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.metrics.statistics import Statistics, read_statistics
 from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
@@ -192,7 +192,7 @@ def _drawn(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> 
     try:
         use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(cause(error)) from error
     state = PartialState(cpu=torch.device(sampling.device).type == "cpu")
     pipeline.to(state.device if state.num_processes > 1 else sampling.device)
     pipeline.set_progress_bar_config(disable=True)
@@ -214,7 +214,7 @@ def _drawn(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> 
             )[0]
             drawn.append(to_uint8(2 * images - 1))
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(cause(error)) from error
     pictures = torch.cat(drawn)
     if state.num_processes > 1:
         gathered: Any = gather(pictures)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.metrics.features import Mode
 from scalespace.metrics.frechet_distance import Moments
@@ -106,7 +106,6 @@ def read_statistics(path: Path) -> Statistics:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} is no whole statistics file ({reason}); make it again with --save-statistics"
+            f"{path} is no whole statistics file ({cause(error)}); make it again with --save-statistics"
         ) from error

@@ -33,7 +33,7 @@ from tqdm import tqdm
 import scalespace
 from scalespace.data.images import open_images
 from scalespace.data.sources import Source, open_source
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.metrics.features import FeatureExtractor, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
@@ -259,7 +259,7 @@ class Experiments:
                 len(source.names), scale.heldout_share, scale.heldout_least, scale.heldout_most, self.seed
             )
         except ValueError as error:
-            raise UserError(f"{pictures} holds {error}") from error
+            raise UserError(f"{pictures} holds {cause(error)}") from error
         return (source, training), (source, held)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
@@ -271,7 +271,7 @@ class Experiments:
             old = json.loads(file.read_text())
             different = [name for name in identity if old.get(name) != identity[name]]
         except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error}); give another --output") from error
+            raise UserError(f"{file} is damaged ({cause(error)}); give another --output") from error
         if different:
             raise UserError(
                 f"{self.folder} holds experiments of another kind (different: {', '.join(different)}); give another --output"

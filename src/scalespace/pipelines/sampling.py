@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -116,7 +116,7 @@ def sample_to_folder(
             model.scheduler.set_timesteps(steps)
         generators = image_generators(seed, range(num_images))
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(cause(error)) from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; give a new one with --output")
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -65,8 +65,7 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
     except UserError:
         raise
     except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {folder} cannot be loaded ({reason}); train or download it again") from error
+        raise UserError(f"model {folder} cannot be loaded ({cause(error)}); train or download it again") from error
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); train or download the model again") from error
+        raise UserError(f"{file} is damaged ({cause(error)}); train or download the model again") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is damaged (no JSON object); train or download the model again")
     return content
@@ -96,7 +95,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as weights:
             return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}); train or download the model again") from error
+        raise UserError(f"{file} is damaged ({cause(error)}); train or download the model again") from error
 
 
 def _check_shapes(folder: Path, stored: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:

@@ -14,7 +14,7 @@ from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, ResolutionSchedule, SigmoidLike, TanhLike
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.spectral import FromSpectrum, check_tolerance
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.linear import Size
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -138,7 +138,7 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
             condition_size=network.condition_size,
         )
     except ValueError as error:
-        raise UserError(f"the network cannot be built: {error}") from error
+        raise UserError(f"the network cannot be built: {cause(error)}") from error
 
 
 def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
@@ -164,7 +164,7 @@ def _with_change_points(model: _Model, points: Sequence[int]) -> _Model:
 
 
 def _no_process(error: ValueError) -> UserError:
-    return UserError(f"the process cannot be built: {error}")
+    return UserError(f"the process cannot be built: {cause(error)}")
 
 
 def _degradation(config: ProcessConfig) -> Resizing:

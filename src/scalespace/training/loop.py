@@ -32,7 +32,7 @@ from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.spectrum import mean_spectrum
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.loss import x0_loss
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import write_directory, write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
@@ -182,7 +182,7 @@ class Trainer:
             try:
                 scheduler.set_timesteps(min(self.config.sample_steps, self.process.timesteps))
             except ValueError as error:
-                raise UserError(f"sample grids cannot be drawn with these --sample-steps: {error}") from error
+                raise UserError(f"sample grids cannot be drawn with these --sample-steps: {cause(error)}") from error
 
     def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
         """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""
@@ -334,8 +334,9 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
     try:
         trainer.load(path)
     except _DAMAGE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"checkpoint {path} is damaged ({reason}); delete it to resume from the one before") from error
+        raise UserError(
+            f"checkpoint {path} is damaged ({cause(error)}); delete it to resume from the one before"
+        ) from error
     run.rewind_log(step)
     say(f"resuming {run.path} at step {step}")
     return step
@@ -354,7 +355,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
     except (ValueError, ImportError) as error:
-        raise UserError(f"cannot train with these options: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"--mixed-precision {config.mixed_precision} with --tracker {config.tracker} cannot be used with this "
+            "accelerate on this machine; choose others"
+        ) from error
 
 
 def _key(*words: int) -> int:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import REMEDY, why, write_directory, write_file
 from scalespace.training.configuration import TrainConfig
 
@@ -75,7 +75,7 @@ class RunDirectory:
             # A run written before an option existed was trained with what is its default.
             old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | old
         except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error}); restore it or give a new --output-dir") from error
+            raise UserError(f"{file} is damaged ({cause(error)}); restore it or give a new --output-dir") from error
         if identity["data_fingerprint"] is None:
             # Nor is it known what is read off the data.
             unknown = ["data_fingerprint", *(["process.change_points"] if self._awaits_data else [])]
@@ -109,7 +109,7 @@ class RunDirectory:
         except UserError as error:
             latest = self.latest_checkpoint()
             kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no earlier checkpoint"
-            raise UserError(f"{error}; {kept}") from error
+            raise UserError(f"{cause(error)}; {kept}") from error
         for old in self._all_checkpoints()[: -self.keep]:
             shutil.rmtree(old)
 
