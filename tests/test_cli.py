@@ -69,7 +69,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert run.returncode == 1
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "plan", "evaluate", "analyze", "reproduce"])
+@pytest.mark.parametrize("command", ["prepare", "train", "sample", "plan", "evaluate", "analyze", "reproduce"])
 def test_every_command_explains_itself_with_an_example(command: str, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -108,8 +108,8 @@ def test_without_a_command_the_commands_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert "usage: scalespace {plan,train,sample,evaluate,analyze,reproduce}" in capsys.readouterr().out
-    assert '"tarin" is not a command; use one of plan, train, sample' in cli_error(capsys, ["tarin"])
+    assert "usage: scalespace {plan,prepare,train,sample,evaluate,analyze,reproduce}" in capsys.readouterr().out
+    assert '"tarin" is not a command; use one of plan, prepare, train, sample' in cli_error(capsys, ["tarin"])
 
 
 def test_version(capsys):

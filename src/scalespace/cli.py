@@ -14,6 +14,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "plan": "what a model will cost: levels, parameters, GFLOPs",
+    "prepare": "bring pictures of any size to one size, exactly as training does",
     "train": "train a model on a folder or zip of images, or resume its training",
     "sample": "draw pictures from a trained model",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",

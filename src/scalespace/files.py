@@ -41,9 +41,11 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
             path.rename(outdated)
         partial.rename(path)
         shutil.rmtree(outdated, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except BaseException as error:
         reason = why(error, path)
         shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+            raise
         raise UserError(f"cannot write {path} ({reason}); {REMEDY}") from error
 
 
@@ -62,14 +64,16 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         reason = why(error, path)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"cannot write {path} ({reason}); {REMEDY}") from error
 
 
-def why(error: Exception, path: Path) -> str:
+def why(error: BaseException, path: Path) -> str:
     """In a few words of one line, why writing below the folder of ``path`` failed."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"

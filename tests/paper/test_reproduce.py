@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.picture_files import encoded, flat, picture
+from tests.picture_files import picture
 from tests.small_models import cli_error
 from torch.testing import assert_close
 
 from scalespace.cli import main
 from scalespace.data.images import open_images
-from scalespace.data.sources import decode_image, open_source
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError
 from scalespace.metrics.builtin_features import builtin_features
@@ -26,7 +24,7 @@ from scalespace.metrics.features import BuiltInFeatures
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.paper import experiments as experiments_module
 from scalespace.paper import reproduce as paper
-from scalespace.paper.data import DataSet, check_data, hold_out, prepare
+from scalespace.paper.data import DataSet, check_data, hold_out
 from scalespace.paper.experiments import Experiments, _moments, training_hours
 from scalespace.paper.reproduce import cost, reproduce
 from scalespace.paper.scale import PAPER, TINY, Reproduction
@@ -183,38 +181,6 @@ def test_a_data_set_is_known_by_its_number_its_folders_and_its_sizes(tmp_path):
         check_data(str(classes), DataSet("classes", 4, 1000, None, "train"))
 
 
-def test_prepared_pictures_are_the_decoded_ones_and_the_same_file_every_time(tmp_path):
-    folder = folder_of(tmp_path / "faces", {f"{n}.png": picture(n, (22, 18)) for n in range(4)})
-    source = open_source(str(folder))
-    for name in "ab":
-        assert prepare(source, (3, 1), (32, 32), tmp_path / f"{name}.zip", progress=False) == ()
-    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    data = open_images(str(tmp_path / "a.zip"), (32, 32))
-    for row, name in enumerate(("1.png", "3.png")):
-        # The centred square of 18 pixels, enlarged.
-        expected, enlarged = decode_image((folder / name).read_bytes(), (32, 32))
-        assert enlarged
-        assert np.array_equal(data[row]["image"].permute(1, 2, 0).numpy(), expected)
-
-
-def test_damaged_pictures_are_left_out_and_more_than_a_few_are_refused(tmp_path):
-    target = tmp_path / "whole.zip"
-    for bad, count in ((1, 100), (2, 100)):
-        path = tmp_path / f"{bad}.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            for number in range(count):
-                archive.writestr(f"{number:03}.png", b"damaged" if number < bad else encoded(flat((number, 0, 0))))
-        source = open_source(str(path))
-        if bad == 1:
-            (named,) = prepare(source, range(count), (16, 16), target, progress=False)
-            assert named == "000.png: not a PNG, JPEG, WebP or BMP picture"
-            assert len(open_source(str(target)).names) == 99
-        else:
-            with pytest.raises(UserError, match="more than 1 % of the pictures cannot be decoded"):
-                prepare(source, range(count), (16, 16), tmp_path / "other.zip", progress=False)
-            assert not (tmp_path / "other.zip").exists()
-
-
 # Experiments
 
 
@@ -250,9 +216,7 @@ def test_the_main_table_shows_what_was_trained_and_drawn(output):
     row = found["SSD (3L)",]
     assert row["distance"] == pytest.approx(expected.value, rel=1e-3)
     assert row["low"] < row["distance"] < row["high"]
-    # Evenly spaced in the order of the prepared names.
-    ordered = sorted(training, key=lambda number: f"shapes-{number}.png")
-    chosen = [ordered[row * len(ordered) // 10] for row in range(10)]
+    chosen = [training[row * len(training) // 10] for row in range(10)]
     floor = frechet(builtin_features(data.batch(chosen)[0]), reference)
     assert found["training pictures",]["distance"] == pytest.approx(floor.value, rel=1e-3)
 

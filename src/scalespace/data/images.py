@@ -95,6 +95,16 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """Number of pictures that were smaller than the image size and were enlarged to it."""
         return len(self._enlarged)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pictures inside the path, in the order of the data set."""
+        return self._source.names
+
+    def native_size(self, index: int) -> tuple[int, int] | None:
+        """(height, width) of a picture as it is stored; None where it has none or is damaged."""
+        with _quiet():
+            return self._source.native_size(index)
+
     def __len__(self) -> int:
         return len(self._labels)
 
@@ -215,6 +225,7 @@ def open_images(
     cache_bytes: int = 4 * 1024**3,
     progress: bool = True,
     on_bad: Callable[[BadImage], None] | None = None,
+    may_enlarge: bool = False,
 ) -> ImageDataset:
     """Open a folder, a zip or a synthetic source as a data set of pictures of one size.
 
@@ -228,19 +239,21 @@ def open_images(
         cache_bytes: The pictures are decoded now and kept in memory if they take no more than this.
         progress: Whether decoding that takes over two seconds shows a bar on stderr.
         on_bad: Called once for every picture that cannot be decoded, when it is met in this process.
+        may_enlarge: Whether most pictures may be smaller than the image size.
 
     Returns:
         The data set, in the order of the names.
 
     Raises:
         UserError: If there is no such path, source or picture, more than 1 % of the pictures are damaged, or most of
-            them are smaller than `image_size`.
+            them are smaller than `image_size` and may not be.
     """
     height, width = image_size
     if height < 1 or width < 1:
         raise UserError(f"image size {height}x{width} holds no pixels; use at least 1x1")
     source = open_source(path)
-    _check_native_sizes(path, source, image_size)
+    if not may_enlarge:
+        _check_native_sizes(path, source, image_size)
     cached = len(source.names) * 3 * height * width <= cache_bytes
     return ImageDataset(path, source, image_size, cached=cached, progress=progress, on_bad=on_bad)
 

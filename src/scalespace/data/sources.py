@@ -180,7 +180,8 @@ class _Zip(_Files):
 
 class _Shapes:
     def __init__(self, length: int):
-        self.names = tuple(f"shapes-{index}" for index in range(length))
+        digits = len(str(length - 1))
+        self.names = tuple(f"shapes-{index:0{digits}}" for index in range(length))
 
     def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, bool]:
         return shapes(index, image_size), False

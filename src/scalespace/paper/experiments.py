@@ -31,14 +31,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import scalespace
-from scalespace.data.images import open_images
-from scalespace.data.sources import Source, open_source
+from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.prepared_sets import write_pictures
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.metrics.features import FeatureExtractor, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.resampling import Measurement
-from scalespace.paper.data import hold_out, prepare
+from scalespace.paper.data import hold_out
 from scalespace.paper.scale import Arm, Sampler, Scale
 from scalespace.pipelines.pictures import picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
@@ -50,8 +50,8 @@ from scalespace.training.run_directory import RunDirectory
 
 __all__ = ["Drawn", "Experiments", "training_hours"]
 
-_Chosen = tuple[Source, tuple[int, ...]]
-"""A source of pictures, and the indices of the chosen ones."""
+_Chosen = tuple[ImageDataset, tuple[int, ...]]
+"""A data set, and the indices of the chosen pictures."""
 
 _BATCH = 256
 _GRID_PICTURES = 64
@@ -237,30 +237,26 @@ class Experiments:
         return Moments(kept["mean"], kept["covariance"], int(kept["count"]))
 
     def _split(self, pictures: str, heldout: str | None) -> tuple[_Chosen, _Chosen | None]:
-        # For what it refuses; it decodes nothing yet. What the paper enlarges, we do.
-        if self.scale.reference == "heldout":
-            for path in (pictures, heldout):
-                if path is not None:
-                    open_images(path, self.size, cache_bytes=0)
-        source = open_source(pictures)
-        everything = (source, tuple(range(len(source.names))))
+        # It decodes nothing yet. What the paper enlarges, we do.
+        data = open_images(pictures, self.size, cache_bytes=0, may_enlarge=self.scale.reference == "training")
+        everything = (data, tuple(range(len(data))))
         if self.scale.reference == "training":
             return everything, None
         if heldout is not None:
-            other = open_source(heldout)
-            if len(other.names) < self.scale.heldout_least:
+            other = open_images(heldout, self.size, cache_bytes=0)
+            if len(other) < self.scale.heldout_least:
                 raise UserError(
-                    f"{heldout} holds {len(other.names)} pictures; give at least {self.scale.heldout_least} to compare with"
+                    f"{heldout} holds {len(other)} pictures; give at least {self.scale.heldout_least} to compare with"
                 )
-            return everything, (other, tuple(range(len(other.names))))
+            return everything, (other, tuple(range(len(other))))
         scale = self.scale
         try:
             training, held = hold_out(
-                len(source.names), scale.heldout_share, scale.heldout_least, scale.heldout_most, self.seed
+                len(data), scale.heldout_share, scale.heldout_least, scale.heldout_most, self.seed
             )
         except ValueError as error:
             raise UserError(f"{pictures} holds {cause(error)}") from error
-        return (source, training), (source, held)
+        return (data, training), (data, held)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.folder / "identity.json"
@@ -277,12 +273,14 @@ class Experiments:
                 f"{self.folder} holds experiments of another kind (different: {', '.join(different)}); give another --output"
             )
 
-    def _prepare(self, name: str, source: Source, chosen: tuple[int, ...]) -> Path:
+    def _prepare(self, name: str, data: ImageDataset, chosen: tuple[int, ...]) -> Path:
         path = self.folder / f"{name}.zip"
         if not path.exists():
-            bad = prepare(source, chosen, self.size, path, self._progress)
-            if bad:
-                self._say(f"left out {len(bad)} pictures that cannot be decoded: {'; '.join(bad[:3])}")
+            left_out = len(chosen) - write_pictures(data, chosen, path, self._progress)
+            if left_out:
+                names = {data.names[number] for number in chosen}
+                named = "; ".join(f"{bad.name}: {bad.reason}" for bad in data.bad if bad.name in names)
+                self._say(f"left out {left_out} pictures that cannot be decoded: {named}")
         return path
 
     def _features_of(self, path: Path, most: int | None = None) -> Iterator[Tensor]:
@@ -329,11 +327,8 @@ def _moments(parts: Iterable[Tensor]) -> Moments:
     return Moments(mean, scatter / (count - 1), count)
 
 
-def _fingerprint(source: Source, chosen: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(repr(chosen).encode())
-    for word in source.signature():
-        digest.update(word.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
+def _fingerprint(data: ImageDataset, chosen: tuple[int, ...]) -> str:
+    return hashlib.sha256(f"{data.fingerprint} {chosen!r}".encode()).hexdigest()
 
 
 def _save(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:

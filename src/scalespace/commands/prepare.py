@@ -1,0 +1,61 @@
+"""``scalespace prepare``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from scalespace.commands.parsing import read
+from scalespace.errors import UserError
+
+__all__ = ["Arguments", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The options of the command."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Folder or zip of pictures, or synthetic:shapes."""
+    size: tuple[int, int]
+    """Height and width of the new pictures in pixels."""
+    output: str
+    """Path of the new set: a zip if the name ends in .zip, otherwise a folder."""
+    held_out: str | None = None
+    """Path of a second zip or folder, for randomly chosen pictures that are held out of the first."""
+    held_out_share: float | None = None
+    """With --held-out: fraction of the pictures that is held out; None takes 0.1."""
+    seed: int = 0
+    """With --held-out: seed of the random choice."""
+    json: bool = False
+    """Print JSON instead of text."""
+    quiet: bool = False
+    """Show no progress bars."""
+
+
+def run(words: list[str]) -> None:
+    """Write pictures at one size as PNG files, cropped around the centre and resized exactly as training does.
+
+    Folders and names stay, so training on the result sees the same pictures as training on the original files.
+
+    example: scalespace prepare photos/ --size 64 64 --output photos64.zip
+
+    example: scalespace prepare photos/ --size 64 64 --output photos64.zip --held-out heldout64.zip --held-out-share 0.1
+    """
+    given = read(Arguments, words, run)
+    from scalespace.data.prepared_sets import HeldOut, prepare
+    from scalespace.reports.provenance import provenance
+
+    held_out = None
+    if given.held_out is not None:
+        share = {} if given.held_out_share is None else {"share": given.held_out_share}
+        held_out = HeldOut(given.held_out, **share, seed=given.seed)
+    elif given.held_out_share is not None:
+        raise UserError("--held-out-share says how many pictures --held-out takes; give that too")
+    prepared = prepare(given.data, given.size, given.output, held_out, not given.quiet)
+    source = provenance(f"scalespace prepare {shlex.join(words)}", given.seed if held_out else None)
+    print(json.dumps(prepared.as_dict() | {"source": source.as_dict()}) if given.json else prepared.as_text())

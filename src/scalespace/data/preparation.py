@@ -1,0 +1,122 @@
+"""Pictures brought to one size exactly as training brings them there, to be measured or to be written to disk.
+
+Everything here goes through ``ImageDataset``, so a picture comes out as training would see it. There is one difference.
+Training shows the next picture in the place of one that cannot be decoded. Here such a picture is left out and reported,
+because a set that is measured or written must hold no picture twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from scalespace.data.images import BadImage, ImageDataset
+from scalespace.data.sources import DECODING_RULE
+
+__all__ = ["Preparation", "good_pictures"]
+
+_BAR_DELAY = 2.0  # seconds without a bar
+_BATCH, _BATCH_BYTES = 256, 2**26  # pictures that are held at once, and their size
+_SHOWN = 3  # pictures that a sentence names
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What happened to pictures that were brought to one size.
+
+    Args:
+        image_size: (height, width) that the pictures were brought to.
+        sizes: Every (height, width) among the files with its number of pictures, the most frequent first. Empty for
+            synthetic pictures.
+        enlarged: Number of pictures that were smaller than the image size.
+        left_out: The pictures that cannot be decoded.
+    """
+
+    image_size: tuple[int, int]
+    sizes: tuple[tuple[tuple[int, int], int], ...] = ()
+    enlarged: int = 0
+    left_out: tuple[BadImage, ...] = ()
+
+    @classmethod
+    def of(cls, data: ImageDataset, numbers: Iterable[int]) -> Preparation:
+        """The preparation of some pictures of a data set. All of them must have been read before."""
+        found = Counter(size for size in map(data.native_size, numbers) if size is not None)
+        ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        return cls(data.image_size, tuple(ordered), data.enlarged, data.bad)
+
+    @property
+    def resized(self) -> bool:
+        """Whether any picture had a size other than the image size."""
+        return any(size != self.image_size for size, _ in self.sizes)
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        if self.resized:
+            others = [size for size, _ in self.sizes if size != self.image_size]
+            more = f" and {len(others) - 1:,} other size{'s' * (len(others) > 2)}" if len(others) > 1 else ""
+            parts.append(
+                "brought from {}x{}{} to {}x{} (height by width) as training does".format(
+                    *others[0], more, *self.image_size
+                )
+            )
+        if self.enlarged:
+            parts.append(f"{self.enlarged:,} of them smaller and enlarged")
+        if self.left_out:
+            named = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.left_out[:_SHOWN])
+            more = "; ..." if len(self.left_out) > _SHOWN else ""
+            parts.append(f"{len(self.left_out):,} left out that cannot be decoded ({named}{more})")
+        return ", ".join(parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as a dictionary that can be written as JSON."""
+        return {
+            "rule": DECODING_RULE,
+            "image_size": self.image_size,
+            "sizes": [{"size": size, "count": count} for size, count in self.sizes],
+            "resized": self.resized,
+            "enlarged": self.enlarged,
+            "left_out": [{"name": bad.name, "reason": bad.reason} for bad in self.left_out],
+        }
+
+
+def good_pictures(
+    data: ImageDataset, numbers: Sequence[int], description: str, progress: bool = True
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Read pictures as training sees them, in batches, and leave out those that cannot be decoded.
+
+    Args:
+        data: Data set to read from.
+        numbers: Indices of the pictures to read.
+        description: Text of the progress bar.
+        progress: Whether work of more than two seconds shows a progress bar on stderr.
+
+    Yields:
+        Indices of the pictures in a batch, and the pictures, uint8 of shape (B, 3, H, W).
+
+    Raises:
+        UserError: If more than 1 % of all pictures are damaged.
+    """
+    size = max(1, min(_BATCH, _BATCH_BYTES // (3 * data.image_size[0] * data.image_size[1])))
+    bar = tqdm(
+        desc=description,
+        total=len(numbers),
+        unit=" pictures",
+        delay=_BAR_DELAY,
+        disable=not progress,
+        file=sys.stderr,
+    )
+    with bar:
+        for first in range(0, len(numbers), size):
+            part = list(numbers[first : first + size])
+            images, _ = data.batch(part)
+            bad = {image.name for image in data.bad}
+            rows = [row for row, number in enumerate(part) if data.names[number] not in bad]
+            if rows:
+                yield [part[row] for row in rows], images if len(rows) == len(part) else images[rows]
+            bar.update(len(part))
