@@ -48,6 +48,8 @@ from scalespace.oracles.gaussian import (
 )
 from scalespace.oracles.mixture import fit_mixture, grey_patches, mixture_moments
 from scalespace.oracles.mixture_errors import draw_chain, mixture_errors
+from scalespace.reports.figure import new_figure, save_figure
+from scalespace.reports.provenance import provenance
 
 Grid = tuple[int, ...]
 REMEMBERING = ("Multistep", "Corrected")
@@ -153,7 +155,8 @@ def line(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     cases = [DDPM, *processes((2, 4, 6)), *baselines((2, 4, 6))]
     calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few, "Corrected": few}
     records = sweep(LINE, spectral_covariance(power_law(LINE)), cases, calls, arguments.quiet)
-    plot(records, (4, 6), arguments.output / "oracle-line.png", "64 samples, spectrum 1 / (k + 1)^2")
+    path, source = arguments.output / "oracle-line.png", provenance("python -m benchmarks.oracle line")
+    plot(records, (4, 6), path, "64 samples, spectrum 1 / (k + 1)^2", source.caption())
     return tables(records), records
 
 
@@ -162,7 +165,8 @@ def plane(arguments: argparse.Namespace) -> tuple[str, list[dict]]:
     cases = [DDPM, *processes((3,)), *baselines((3,))]
     calls = {"Ancestral": (*few, 1000), "DDIM(0)": few, "Multistep": few, "Corrected": few}
     records = sweep(PLANE, spectral_covariance(lorentzian(PLANE)), cases, calls, arguments.quiet)
-    plot(records, (3,), arguments.output / "oracle-plane.png", "16 x 16, spectrum 1 / (1 + kh^2 + kw^2)")
+    path, source = arguments.output / "oracle-plane.png", provenance("python -m benchmarks.oracle plane")
+    plot(records, (3,), path, "16 x 16, spectrum 1 / (1 + kh^2 + kw^2)", source.caption())
     return tables(records), records
 
 
@@ -345,14 +349,10 @@ _STYLES = {
 }
 
 
-def plot(records: list[dict], levels: Grid, path: Path, title: str) -> None:
+def plot(records: list[dict], levels: Grid, path: Path, data: str, caption: str) -> None:
     """Error against calls: a column for each solver, a row for each number of levels, DDPM in all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     solvers = list(dict.fromkeys(record["solver"] for record in records))
-    figure = Figure(figsize=(4.2 * len(solvers), 3.6 * len(levels) + 1), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * len(solvers) + 3, 3 * len(levels) + 1.2)
     grid = figure.subplots(len(levels), len(solvers), sharex=True, sharey=True, squeeze=False)
     for row, count in zip(grid, levels, strict=True):
         for axes, solver in zip(row, solvers, strict=True):
@@ -369,10 +369,8 @@ def plot(records: list[dict], levels: Grid, path: Path, title: str) -> None:
         axes.set_xlabel("network calls")
     for row in grid:
         row[0].set_ylabel("error (share of the variance)")
-    figure.suptitle(f"Error with an exact denoiser: {title}")
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center")
+    save_figure(figure, path, f"Error with an exact denoiser: {data}", caption)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], tuple[str, list[dict]]]] = {

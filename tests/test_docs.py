@@ -45,6 +45,26 @@ def test_plan_commands_in_the_documents_run(command, capsys, tmp_path, monkeypat
     assert "GFLOPs on average" in capsys.readouterr().out
 
 
+def test_links_between_documents_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    assert len(pages) > 5
+    lost = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            name, _, anchor = target.partition("#")
+            if not target.startswith("http"):
+                path = (page.parent / name).resolve() if name else page
+                if not path.exists() or (anchor and anchor not in _anchors(path.read_text())):
+                    lost.append(f"{page.name}: {target}")
+    assert lost == []
+
+
+def _anchors(text: str) -> set[str]:
+    # As GitHub names headings: lower case, words joined by hyphens, other marks left out.
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_readme_shows_what_plan_prints(capsys):
     main(["plan", "--preset", "celeba64-4l"])
     printed = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]

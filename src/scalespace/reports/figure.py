@@ -16,7 +16,7 @@ __all__ = ["BASELINE", "OURS", "STYLES", "new_figure", "save_figure"]
 OURS, BASELINE = "tab:blue", "0.45"
 STYLES = ("-", "--", "-.", ":")
 
-_CAPTION_WIDTH = 16  # characters of a caption to an inch
+_CAPTION_WIDTH = 13  # characters of a caption to an inch
 # What each kind of file calls a title and a description; a date would make the same figure differ from run to run.
 _METADATA = {
     ".png": ("Title", "Description", None),
@@ -61,7 +61,7 @@ def save_figure(figure: Figure, path: Path, title: str, caption: str) -> None:
     figure.suptitle(title)
     width = int(figure.get_size_inches()[0] * _CAPTION_WIDTH)
     lines = textwrap.fill(caption, width, break_long_words=False, break_on_hyphens=False)
-    figure.supxlabel(lines, fontsize="x-small", color="0.3")
+    figure.supxlabel(lines, fontsize="small", color="0.3")
     metadata = None
     if path.suffix.lower() in _METADATA:
         name, description, date = _METADATA[path.suffix.lower()]
