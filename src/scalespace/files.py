@@ -1,10 +1,17 @@
-"""Writing files and folders whole or not at all: under another name first, and then renamed."""
+"""Writing files and folders whole or not at all: under another name first, and then renamed.
+
+What is written is what a program without such care would have left. It has the mode that the user's umask gives. A symbolic
+link stays, and the file that it leads to is replaced. A write-protected file is refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +19,16 @@ from safetensors import SafetensorError
 
 from scalespace.errors import UserError, cause
 
-__all__ = ["REMEDY", "why", "write_directory", "write_file"]
+__all__ = ["PARTIAL", "REMEDY", "why", "write_directory", "write_file"]
 
 REMEDY = "free space or choose another place"
 """What a user can do where writing fails."""
 
+PARTIAL = ".partial-"
+"""How the names of files that are being written begin."""
+
 _FULL = 1 << 20  # bytes
+_READ_AND_WRITE = 0o666
 
 
 def write_directory(path: Path, write: Callable[[Path], None]) -> None:
@@ -28,25 +39,35 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes the contents into the folder it is given.
 
     Raises:
-        UserError: If writing fails, as on a full disk; an older folder of that name stays.
+        UserError: If something else than a folder has that name, or writing fails, as on a full disk; an older folder of that
+            name stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    outdated = path.with_name(f".{path.name}.outdated")
+    place = Path(os.path.realpath(path))
+    partial = place.with_name(f".{place.name}.partial")
+    outdated = place.with_name(f".{place.name}.outdated")
     try:
+        if place.exists() and not place.is_dir():
+            raise UserError(f"cannot write {path}, which is no folder; rename it or choose another place")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
+        mode = partial.stat().st_mode
+        for file in filter(Path.is_file, partial.rglob("*")):
+            _allow(file, mode)
         shutil.rmtree(outdated, ignore_errors=True)
-        if path.exists():
-            path.rename(outdated)
-        partial.rename(path)
-        shutil.rmtree(outdated, ignore_errors=True)
-    except BaseException as error:
-        reason = why(error, path)
-        shutil.rmtree(partial, ignore_errors=True)
-        if not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+        if place.exists():
+            place.rename(outdated)
+        try:
+            partial.rename(place)
+        except OSError:
+            if outdated.exists():
+                outdated.rename(place)
             raise
-        raise UserError(f"cannot write {path} ({reason}); {REMEDY}") from error
+        shutil.rmtree(outdated, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -57,20 +78,28 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes the file it is given, whose name has the ending of the final one.
 
     Raises:
-        UserError: If writing fails, as on a full disk; an older file of that name stays.
+        UserError: If something else than a file has that name, if it is write-protected, or if writing fails, as on a full
+            disk; an older file of that name stays.
     """
-    partial = path.with_name(f".partial-{path.name}")
+    place = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_replaceable(path, place)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+    # A name of its own, since several processes may write at once, and a short one, since the final one may be long.
+    partial = place.with_name(f"{PARTIAL}{secrets.token_hex(4)}{place.suffix}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
         write(partial)
-        partial.replace(path)
-    except BaseException as error:
-        reason = why(error, path)
+        _allow(partial, mode)
+        partial.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise UserError(f"cannot write {path} ({reason}); {REMEDY}") from error
 
 
 def why(error: BaseException, path: Path) -> str:
@@ -81,3 +110,26 @@ def why(error: BaseException, path: Path) -> str:
     if not isinstance(error, OSError) and path.parent.exists() and shutil.disk_usage(path.parent).free < _FULL:
         return "the disk is full"
     return cause(error)
+
+
+def _check_replaceable(path: Path, place: Path) -> None:
+    try:
+        kind = place.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(kind):
+        raise UserError(f"cannot write {path}, which is a folder; name a file")
+    if not stat.S_ISREG(kind):
+        raise UserError(f"cannot write {path}, which is a device or a pipe and no file; name a file")
+    # Renaming would replace it nevertheless, since for that the folder alone is asked.
+    if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"cannot write {path}, which is write-protected; allow writing to it or choose another name")
+
+
+def _allow(file: Path, mode: int) -> None:
+    """Give a file the mode of one that was made by its side without further ado: safetensors lets the owner alone read."""
+    wanted = mode & _READ_AND_WRITE
+    # Some file systems keep no modes and refuse to set them.
+    with contextlib.suppress(PermissionError):
+        if stat.S_IMODE(file.stat().st_mode) != wanted:
+            file.chmod(wanted)

@@ -112,7 +112,7 @@ def test_a_full_disk_while_writing_pictures_is_one_sentence(model, tmp_path, cap
 
     monkeypatch.setattr(Image.Image, "save", full)
     words = cli_error(capsys, _words(model, tmp_path / "out"))
-    assert "No space left on device" in words
+    assert "the disk is full" in words
     assert "None" not in words
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -44,6 +44,7 @@ from scalespace.pipelines.pictures import picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import draw, use_solver
 from scalespace.pipelines.saving import load_pipeline
+from scalespace.reading import read_json, reading
 from scalespace.reports.table import write_text
 from scalespace.training.loop import train
 from scalespace.training.run_directory import RunDirectory
@@ -53,6 +54,7 @@ __all__ = ["Drawn", "Experiments", "training_hours"]
 _Chosen = tuple[ImageDataset, tuple[int, ...]]
 """A data set, and the indices of the chosen pictures."""
 
+_DAMAGE = (SafetensorError, ValueError, TypeError, LookupError)
 _BATCH = 256
 _GRID_PICTURES = 64
 _BAR_DELAY = 2.0  # seconds without a bar
@@ -177,7 +179,10 @@ class Experiments:
             _save(file, {"features": extract(self.extractor, pictures)}, told)
         parts, seconds, calls = [], 0.0, 0
         for file in files:
-            with safe_open(file, framework="pt") as kept:
+            with (
+                reading(file, "delete it to draw its pictures again", *_DAMAGE),
+                safe_open(file, framework="pt") as kept,
+            ):
                 parts.append(kept.get_tensor("features"))
                 seconds += float(kept.metadata()["seconds"])
                 calls = int(kept.metadata()["calls"])
@@ -231,10 +236,11 @@ class Experiments:
                 moments = _moments(self._features_of(self._prepare("training", *self._training)))
                 count = torch.tensor(moments.count)
                 _save(file, {"mean": moments.mean, "covariance": moments.covariance, "count": count})
-        kept = load_file(file)
-        if "features" in kept:
-            return kept["features"]
-        return Moments(kept["mean"], kept["covariance"], int(kept["count"]))
+        with reading(file, "delete it to measure the reference again", *_DAMAGE):
+            kept = load_file(file)
+            if "features" in kept:
+                return kept["features"]
+            return Moments(kept["mean"], kept["covariance"], int(kept["count"]))
 
     def _split(self, pictures: str, heldout: str | None) -> tuple[_Chosen, _Chosen | None]:
         # It decodes nothing yet. What the paper enlarges, we do.
@@ -263,11 +269,8 @@ class Experiments:
         if not file.exists():
             write_text(file, json.dumps(identity, indent=2))
             return
-        try:
-            old = json.loads(file.read_text())
-            different = [name for name in identity if old.get(name) != identity[name]]
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({cause(error)}); give another --output") from error
+        old = read_json(file, "give another --output")
+        different = [name for name in identity if old.get(name) != identity[name]]
         if different:
             raise UserError(
                 f"{self.folder} holds experiments of another kind (different: {', '.join(different)}); give another --output"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from scalespace.errors import UserError, cause
+from scalespace.files import write_file
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -148,13 +149,13 @@ def sample_to_folder(
             )[0]
         for number, image in enumerate(images, start=first):
             paths.append(folder / f"{number:06d}.png")
-            to_picture(2 * image - 1).save(paths[-1])
+            write_file(paths[-1], to_picture(2 * image - 1).save)
     grid = folder / "grid.png"
-    picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save(grid)
+    write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save)
     trajectory_path = None
     if recorder is not None:
         trajectory_path = folder / "trajectory.png"
-        recorder.picture().save(trajectory_path)
+        write_file(trajectory_path, recorder.picture().save)
     calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
     return SampleFiles(tuple(paths), grid, trajectory_path, calls)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from scalespace.errors import UserError, cause
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.reading import read_json, reading
 
 __all__ = ["load_pipeline"]
 
 _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
+_REMEDY = "train or download the model again"
 _PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 
@@ -69,21 +70,14 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / name
-    if not file.is_file():
+    if not (folder / name).exists():
         raise UserError(f"model {folder} lacks {name}; train or download it again")
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({cause(error)}); train or download the model again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is damaged (no JSON object); train or download the model again")
-    return content
+    return read_json(folder / name, _REMEDY)
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     file = folder / _WEIGHTS
-    if not file.is_file():
+    if not file.exists():
         pickles = sorted(f.name for f in file.parent.iterdir() if f.suffix in _PICKLES) if file.parent.is_dir() else []
         if pickles:
             raise UserError(
@@ -91,11 +85,8 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
                 "is refused; save the model as safetensors"
             )
         raise UserError(f"model {folder} lacks {_WEIGHTS}; train or download it again")
-    try:
-        with safe_open(file, framework="pt") as weights:
-            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({cause(error)}); train or download the model again") from error
+    with reading(file, _REMEDY, SafetensorError), safe_open(file, framework="pt") as weights:
+        return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
 
 
 def _check_shapes(folder: Path, stored: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:

@@ -39,6 +39,7 @@ from scalespace.operators.resize import Resize
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.reading import reading
 from scalespace.training.build import build_network, build_scheduler, build_times, loss_weight, with_data, without_data
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.recorder import Recorder, StepResult
@@ -52,7 +53,7 @@ _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
 _AHEAD = 4
 _EMA_FILE = "ema.safetensors"
 # What reading a damaged checkpoint raises; EOFError and PickleError are torch's for a file cut short or not its own.
-_DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
+_DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
 
 
 class Batch(NamedTuple):
@@ -331,12 +332,8 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
         run.rewind_log(0)
         return 0
     step, path = latest
-    try:
+    with reading(path, "delete it to resume from the one before", *_DAMAGE):
         trainer.load(path)
-    except _DAMAGE as error:
-        raise UserError(
-            f"checkpoint {path} is damaged ({cause(error)}); delete it to resume from the one before"
-        ) from error
     run.rewind_log(step)
     say(f"resuming {run.path} at step {step}")
     return step

@@ -6,6 +6,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from scalespace.files import write_file
+
 __all__ = ["plot_losses"]
 
 _POINTS = 200
@@ -40,7 +42,7 @@ def plot_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set(xlabel="training step", ylabel="weighted loss", title=title, yscale="log")
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    write_file(path, lambda file: figure.savefig(file, dpi=120))
 
 
 def _resolution(name: str) -> tuple[bool, int]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from scalespace.errors import UserError, cause
-from scalespace.files import REMEDY, why, write_directory, write_file
+from scalespace.files import PARTIAL, REMEDY, why, write_directory, write_file
+from scalespace.reading import read_json
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["RunDirectory"]
@@ -64,18 +65,15 @@ class RunDirectory:
         if self.path.is_file():
             raise UserError(f"{self.path} is a file; name a folder for the run with --output-dir")
         # A run whose first file could not be written, on a full disk, has left nothing that is worth keeping.
-        return not self.path.exists() or all(file.name == ".partial-run.json" for file in self.path.iterdir())
+        return not self.path.exists() or all(file.name.startswith(PARTIAL) for file in self.path.iterdir())
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         file = self.path / "run.json"
-        if not file.is_file():
+        if not file.exists():
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
-        try:
-            old, new = _flat(json.loads(file.read_text())), _flat(identity)
-            # A run written before an option existed was trained with what is its default.
-            old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | old
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({cause(error)}); restore it or give a new --output-dir") from error
+        old, new = _flat(read_json(file, "restore it or give a new --output-dir")), _flat(identity)
+        # A run written before an option existed was trained with what is its default.
+        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | old
         if identity["data_fingerprint"] is None:
             # Nor is it known what is read off the data.
             unknown = ["data_fingerprint", *(["process.change_points"] if self._awaits_data else [])]
