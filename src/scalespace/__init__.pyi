@@ -2,11 +2,13 @@
 
 __version__: str
 
+from .data.images import open_images as open_images
 from .diffusion.bridges import Isotropic as Isotropic
 from .diffusion.bridges import UpsampledPrediction as UpsampledPrediction
 from .diffusion.bridges import UpsampledState as UpsampledState
 from .diffusion.degradation import Blurring as Blurring
 from .diffusion.degradation import Degradation as Degradation
+from .diffusion.degradation import Levels as Levels
 from .diffusion.degradation import OrthonormalResizing as OrthonormalResizing
 from .diffusion.degradation import Resizing as Resizing
 from .diffusion.degradation import Unchanged as Unchanged
@@ -15,6 +17,8 @@ from .diffusion.denoiser import GaussianDenoiser as GaussianDenoiser
 from .diffusion.denoiser import GaussianMixture as GaussianMixture
 from .diffusion.denoiser import GaussianMixtureDenoiser as GaussianMixtureDenoiser
 from .diffusion.gaussian import Gaussian as Gaussian
+from .diffusion.grids import log_snr_grid as log_snr_grid
+from .diffusion.grids import uniform_grid as uniform_grid
 from .diffusion.loss import ConstantWeight as ConstantWeight
 from .diffusion.loss import MaxSNR as MaxSNR
 from .diffusion.loss import MinSNR as MinSNR
@@ -49,11 +53,19 @@ from .operators.linear import Identity as Identity
 from .operators.linear import LinearOperator as LinearOperator
 from .operators.resize import OrthonormalResize as OrthonormalResize
 from .operators.resize import Resize as Resize
+from .oracles.gaussian import chain_covariance as chain_covariance
+from .oracles.gaussian import frechet_distance_squared as frechet_distance_squared
+from .oracles.gaussian import power_law as power_law
+from .oracles.gaussian import sampled_covariance as sampled_covariance
+from .oracles.gaussian import spectral_covariance as spectral_covariance
 
 # A saved pipeline names this package, and diffusers looks for its base classes where a pipeline's parts come from.
 from .pipelines.bases import ConfigMixin as ConfigMixin
 from .pipelines.bases import DiffusionPipeline as DiffusionPipeline
 from .pipelines.bases import ModelMixin as ModelMixin
 from .pipelines.bases import SchedulerMixin as SchedulerMixin
+from .pipelines.pictures import picture_grid as picture_grid
+from .pipelines.pictures import to_picture as to_picture
 from .pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
 from .pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
+from .training.time_sampling import TimeSampler as TimeSampler

@@ -26,7 +26,7 @@ CHANGE = DEGRADATION.change_points[0]
 class BoxAverages(Levels):
     """Averages over 2 x 2 pixels, as a function that nothing is known of."""
 
-    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
         return box_average(size)
 
 

@@ -166,14 +166,14 @@ class Levels(Degradation):
         return self._between_levels(self.level(s), self.level(t))
 
     @abstractmethod
-    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
         """The map from a level of ``size`` to the one after it."""
 
     def _between_levels(self, first: int, last: int) -> LinearOperator:
         if (first, last) not in self._operators:
             M: LinearOperator = Identity(self.sizes[first])
             for level in range(first, last):
-                M = self._next_level(self.sizes[level], self.sizes[level + 1]) @ M
+                M = self.next_level(self.sizes[level], self.sizes[level + 1]) @ M
             self._operators[first, last] = M
         return self._operators[first, last]
 
@@ -186,7 +186,7 @@ class Levels(Degradation):
 class Resizing(Levels):
     """Bilinear resizing with antialiasing; the paper's process."""
 
-    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
         return Resize(size, next_size)
 
 
@@ -194,7 +194,7 @@ class Resizing(Levels):
 class OrthonormalResizing(Levels):
     """Resizing by ``OrthonormalResize``, with which no retained mode loses SNR at a change when the noise is ``Shifted``."""
 
-    def _next_level(self, size: Size, next_size: Size) -> LinearOperator:
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
         return OrthonormalResize(size, next_size)
 
 
