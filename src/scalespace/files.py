@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from scalespace.errors import UserError, cause
 
-__all__ = ["PARTIAL", "REMEDY", "why", "write_directory", "write_file"]
+__all__ = ["PARTIAL", "REMEDY", "check_writable", "why", "write_directory", "write_file"]
 
 REMEDY = "free space or choose another place"
 """What a user can do where writing fails."""
@@ -82,10 +82,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
             disk; an older file of that name stays.
     """
     place = Path(os.path.realpath(path))
-    try:
-        _check_replaceable(path, place)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+    check_writable(path)
     # A name of its own, since several processes may write at once, and a short one, since the final one may be long.
     partial = place.with_name(f"{PARTIAL}{secrets.token_hex(4)}{place.suffix}")
     try:
@@ -100,6 +97,28 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work whose result it will hold. Nothing is made.
+
+    Args:
+        path: The final name, as for ``write_file``.
+
+    Raises:
+        UserError: If something else than a file has that name, if it is write-protected, if its folder can neither be written
+            to nor made, or if the system refuses the name.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        _check_replaceable(path, place)
+        folder = next(parent for parent in place.parents if parent.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
 
 
 def why(error: BaseException, path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["Inception", "Means", "saved"]
+__all__ = ["Canary", "Inception", "Means", "saved"]
 
 
 class Means(torch.nn.Module):
@@ -55,6 +55,27 @@ class Inception(torch.nn.Module):
         x = torch.nn.functional.interpolate(x, [299, 299], mode="bilinear", align_corners=False)
         features = self.layers((x - 128) / 128)
         return features if return_features else features.mean(1)
+
+
+class Canary(torch.nn.Module):
+    """Writes a file when it is opened: what TorchScript can do, and no more harm than that."""
+
+    def __init__(self, marker: Path):
+        super().__init__()
+        self.marker = str(marker)
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.marker, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.marker = state[0]
+        self.training = state[1]
+        torch.save(torch.zeros(1), state[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 def saved(module: torch.nn.Module, path: Path) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.metrics.extractors import Blind, Inception, Maps, Means, saved
+from tests.metrics.extractors import Blind, Canary, Inception, Maps, Means, saved
 from tests.picture_files import encoded, flat, picture
 from tests.small_models import cli_error
 
@@ -130,10 +130,10 @@ def test_statistics_of_another_mode_or_size_are_refused(sides, tmp_path, capsys)
     extractor, _ = saved(Means(), tmp_path / "means.pt")
     path = str(tmp_path / "reference.npz")
     main(["evaluate", *sides, *QUICK, "--metrics", "fid", "--save-statistics", path])
-    error = cli_error(capsys, ["evaluate", sides[0], path, *QUICK, "--features", extractor])
+    error = cli_error(capsys, ["evaluate", sides[0], path, *QUICK, "--features", extractor, "--trust"])
     assert "are of built-in features, resize none" in error
     assert "this run takes torchscript features" in error
-    resized = ["--features", extractor, "--features-size", "20"]
+    resized = ["--features", extractor, "--features-size", "20", "--trust"]
     main(["evaluate", *sides, *QUICK, *resized, "--metrics", "fid", "--save-statistics", path])
     error = cli_error(capsys, ["evaluate", sides[0], path, *QUICK, *resized, "--resize", "legacy"])
     assert "resize clean 20" in error
@@ -144,7 +144,7 @@ def test_statistics_of_another_mode_or_size_are_refused(sides, tmp_path, capsys)
 
 def test_features_of_a_file_and_of_inception_are_named_so(sides, tmp_path, capsys, monkeypatch):
     path, sha256 = saved(Means(), tmp_path / "means.pt")
-    found = _json(capsys, *sides, "--metrics", "fid,prdc", "--features", path)
+    found = _json(capsys, *sides, "--metrics", "fid,prdc", "--features", path, "--trust")
     assert found["metrics"][0]["name"] == "Frechet distance, torchscript features"
     assert found["features"] == {
         "extractor": "torchscript",
@@ -182,9 +182,19 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
         ("--neighbours 24", "prdc cannot be measured, since there are 24 generated pictures and 24 neighbours"),
         ("--features x.pt --inception-weights y.pt", "name two extractors"),
         ("--features-size 32", "--features-size belongs to --features"),
+        ("--trust", "--trust belongs to --features"),
+        ("--features x.pt --features-size 0", "--features-size is 0; give 1 to 4096 pixels"),
+        ("--features x.pt --features-size -5", "--features-size is -5"),
+        ("--features x.pt --features-size 1000000000", "--features-size is 1000000000; give 1 to"),
+        ("--metrics ,", "--metrics names none; use some of fid,kid,prdc,swd,spectrum,colour, or leave it out"),
+        ("--neighbours -1", "--neighbours is -1"),
+        ("--neighbours 1000000000000", "since there are 24 generated pictures and 1000000000000 neighbours"),
+        ("--bootstrap -1", "--bootstrap is -1"),
+        ("--seed 99999999999", "--seed is 99999999999; give 0 to 4294967295"),
+        ("--save-features", "--save-features belongs to --save-statistics"),
         ("--features nothing.pt", "there is no feature extractor at nothing.pt"),
         ("--seed -1", "--seed is -1"),
-        ("--save-statistics x.json", "name a file that ends in .npz"),
+        ("--save-statistics x.json", "name it x.npz"),
         ("--device nonsense", 'device "nonsense" cannot be used'),
     ],
 )
@@ -192,12 +202,55 @@ def test_options_that_cannot_be_are_one_sentence(words, sentence, sides, capsys)
     assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, *words.split()])
 
 
+def test_a_torchscript_file_does_not_run_without_trust(sides, tmp_path, capsys):
+    marker = tmp_path / "it ran"
+    path, sha256 = saved(Canary(marker), tmp_path / "canary.pt")
+    error = cli_error(capsys, ["evaluate", *sides, *QUICK, "--features", path])
+    assert f"canary.pt (sha256 {sha256}) is TorchScript, a program" in error
+    assert "add --trust if you know where it is from" in error
+    assert not marker.exists()
+    _json(capsys, *sides, "--metrics", "fid", "--features", path, "--trust")
+    assert marker.exists()
+
+
+def test_where_statistics_cannot_be_written_is_said_before_anything_is_computed(sides, tmp_path, capsys, monkeypatch):
+    def no_computing(*_):
+        raise AssertionError("a side was opened")
+
+    monkeypatch.setattr("scalespace.metrics.evaluate.open_side", no_computing)
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").write_text("")
+    for path, sentence in (
+        (tmp_path / "folder.npz", ", which is a folder"),
+        (tmp_path / "file" / "reference.npz", " (Not a directory)"),
+        (tmp_path / ("x" * 300 + ".npz"), " (File name too long)"),
+    ):
+        words = ["evaluate", *sides, *QUICK, "--save-statistics", str(path)]
+        assert f"cannot write {path}{sentence}" in cli_error(capsys, words)
+
+
+def test_what_was_found_is_printed_where_the_statistics_cannot_be_written_after_all(
+    sides, tmp_path, capsys, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez", full)
+    words = ["evaluate", *sides, *QUICK, "--metrics", "fid", "--json", "--save-statistics", str(tmp_path / "r.npz")]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert json.loads(printed.out)["metrics"][0]["key"] == "fid"
+    assert "r.npz (the disk is full)" in printed.err
+
+
 @pytest.mark.parametrize(
     ("module", "sentence"), [(Maps(), "give one whose output is one row of features"), (Blind(), "are not all finite")]
 )
 def test_extractors_that_do_not_fit_are_one_sentence(module, sentence, sides, tmp_path, capsys):
     path, _ = saved(module, tmp_path / "module.pt")
-    assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, "--features", path])
+    assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, "--features", path, "--trust"])
 
 
 def test_features_in_a_file_that_are_no_numbers_are_one_sentence(sides, tmp_path, capsys):

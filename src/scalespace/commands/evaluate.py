@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -27,9 +28,11 @@ class Arguments:
     inception_weights: str | None = None
     """inception-2015-12-05.pt, for FID and KID; left out, SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
     features: str | None = None
-    """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d)."""
+    """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d). Needs --trust."""
     features_size: int | None = None
     """With --features: side in pixels that pictures are resized to for it."""
+    trust: bool = False
+    """Run the program that --features is. It can do whatever you can; know where it is from, and compare its hash."""
     resize: Literal["clean", "legacy"] = "clean"
     """How pictures are resized for a network: antialiased bicubic, or bilinear without antialiasing as the first FID."""
     neighbours: int = 5
@@ -72,6 +75,7 @@ def run(words: list[str]) -> None:
     given = read(Arguments, words, run)
     from scalespace.metrics.evaluate import Options, evaluate, leads
     from scalespace.metrics.sides import Sampling
+    from scalespace.metrics.statistics import write_statistics
     from scalespace.reports.provenance import provenance
 
     metrics = None if given.metrics is None else tuple(filter(None, given.metrics.replace(" ", "").split(",")))
@@ -82,6 +86,9 @@ def run(words: list[str]) -> None:
     if not leads():
         return
     source = provenance(f"scalespace evaluate {shlex.join(words)}", given.seed)
-    print(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text())
-    if given.save_statistics is not None and not given.json:
-        print(f"statistics of the reference are in {given.save_statistics}")
+    # First what was found, so that it is not lost where the file cannot be written.
+    print(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text(), flush=True)
+    if found.statistics is not None:
+        write_statistics(Path(given.save_statistics), found.statistics)
+        if not given.json:
+            print(f"statistics of the reference are in {given.save_statistics}")

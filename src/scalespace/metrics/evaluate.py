@@ -27,7 +27,7 @@ from scalespace.metrics.report import Evaluation, Row
 from scalespace.metrics.resampling import Measurement
 from scalespace.metrics.sides import Sampling, Side, is_model, open_side
 from scalespace.metrics.sliced_wasserstein import DIRECTIONS, PATCHES, PICTURES, sliced_wasserstein_bands
-from scalespace.metrics.statistics import Statistics, write_statistics
+from scalespace.metrics.statistics import Statistics, check_statistics_path
 
 __all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate", "leads"]
 
@@ -46,21 +46,23 @@ class Options:
     Args:
         metrics: Some of ``METRICS``; None takes all that the sides allow.
         inception_weights: File of Inception; None takes the environment's SCALESPACE_INCEPTION_WEIGHTS, if it is set.
-        features: TorchScript file of another extractor.
+        features: TorchScript file of another extractor. It is a program, which is run.
         features_size: Pixels that pictures are resized to for it.
+        trust: Whether to run the program that ``features`` is.
         resize: How pictures are resized for a network.
         neighbours: k of precision and recall.
         bootstrap: Resamples of the intervals; 0 makes none.
         seed: Of resamples, subsets, patches and directions.
         sampling: How to draw from a side that is a model.
-        save_statistics: Where to write those of the reference.
-        save_features: Whether to write its features too.
+        save_statistics: Where the statistics of the reference will be written, which ``Evaluation`` then holds.
+        save_features: Whether they hold its features too.
     """
 
     metrics: tuple[str, ...] | None = None
     inception_weights: str | None = None
     features: str | None = None
     features_size: int | None = None
+    trust: bool = False
     resize: ResizeRule = "clean"
     neighbours: int = 5
     bootstrap: int = 100
@@ -70,6 +72,8 @@ class Options:
     save_features: bool = False
 
     def __post_init__(self) -> None:
+        if self.metrics is not None and not self.metrics:
+            raise UserError(f"--metrics names none; use some of {','.join(METRICS)}, or leave it out")
         for name in self.metrics or ():
             if name not in METRICS:
                 raise UserError(f'"{name}" cannot be measured; use some of {",".join(METRICS)}')
@@ -81,8 +85,11 @@ class Options:
             raise UserError(f"--seed is {self.seed}; give 0 to {2**32 - 1}")
         if self.features is not None and self.inception_weights is not None:
             raise UserError("--features and --inception-weights name two extractors; give one of them")
-        if self.features_size is not None and self.features is None:
-            raise UserError("--features-size belongs to --features; give the extractor too")
+        for name, given in (("features-size", self.features_size is not None), ("trust", self.trust)):
+            if given and self.features is None:
+                raise UserError(f"--{name} belongs to --features; give the extractor too")
+        if self.save_features and self.save_statistics is None:
+            raise UserError("--save-features belongs to --save-statistics; name the file too")
 
 
 def evaluate(generated: str, reference: str, options: Options, progress: bool = True) -> Evaluation:
@@ -98,12 +105,12 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         UserError: If a side cannot be opened, the sides do not fit each other, or an extractor or a file cannot be used.
     """
     extractor = _extractor(options)
-    if options.save_statistics is not None and Path(options.save_statistics).suffix != ".npz":
-        raise UserError(f"--save-statistics is {options.save_statistics}; name a file that ends in .npz")
+    if options.save_statistics is not None:
+        check_statistics_path(Path(options.save_statistics))
     progress = progress and leads()
     sides = _open_sides(generated, reference, options, progress)
     metrics = _metrics(options, sides)
-    _check(sides)
+    _check(sides, metrics, options.neighbours)
     needed = options.save_statistics is not None or any(name in _OF_FEATURES for name in metrics)
     features = [_features(side, extractor, progress) for side in sides] if needed else []
     rows: list[Row] = []
@@ -112,8 +119,6 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
             rows += _MEASURES[name](_Sets(sides, tuple(features), extractor.mode, options, progress))
         except ValueError as error:
             raise UserError(f"{name} cannot be measured, since {cause(error)}") from error
-    if options.save_statistics is not None and leads():
-        _save(options, sides[1], features[1], extractor.mode)
     dimensions = _dimensions(features[0]) if features else 0
     return Evaluation(
         sides[0],
@@ -124,6 +129,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         tuple(_notes(metrics, sides, extractor.mode, dimensions)),
         options.bootstrap,
         options.seed,
+        None if options.save_statistics is None else _statistics(options, sides[1], features[1], extractor.mode),
     )
 
 
@@ -226,7 +232,7 @@ _MEASURES: dict[str, Callable[[_Sets], list[Row]]] = {
 def _extractor(options: Options) -> FeatureExtractor:
     device = options.sampling.device
     if options.features is not None:
-        return TorchScriptFeatures(options.features, options.features_size, options.resize, device)
+        return TorchScriptFeatures(options.features, options.features_size, options.resize, device, options.trust)
     weights = options.inception_weights or os.environ.get(INCEPTION_VARIABLE)
     return InceptionFeatures(weights, options.resize, device) if weights else BuiltInFeatures(device)
 
@@ -259,7 +265,7 @@ def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
     return tuple(allowed) if options.metrics is None else tuple(dict.fromkeys(options.metrics))
 
 
-def _check(sides: tuple[Side, Side]) -> None:
+def _check(sides: tuple[Side, Side], metrics: Sequence[str], neighbours: int) -> None:
     first, second = sides
     if first.image_size != second.image_size:
         raise UserError(
@@ -281,6 +287,12 @@ def _check(sides: tuple[Side, Side]) -> None:
             raise UserError(
                 f"all {side.count} pictures of {side.name} are the same, so that they have no distribution; "
                 "give different ones"
+            )
+    for name, side in (("generated", first), ("reference", second)):
+        if "prdc" in metrics and side.count <= neighbours:
+            raise UserError(
+                f"prdc cannot be measured, since there are {side.count} {name} pictures and {neighbours} neighbours are asked "
+                "for; give more pictures, fewer --neighbours, or leave prdc out of --metrics"
             )
 
 
@@ -305,11 +317,10 @@ def _dimensions(features: Tensor | Moments) -> int:
     return features.shape[1] if isinstance(features, Tensor) else len(features.mean)
 
 
-def _save(options: Options, side: Side, features: Tensor | Moments, mode: Mode) -> None:
+def _statistics(options: Options, side: Side, features: Tensor | Moments, mode: Mode) -> Statistics:
     moments = features if isinstance(features, Moments) else Moments.of(features)
     kept = features if options.save_features and isinstance(features, Tensor) else None
-    path = Path(options.save_statistics or "")
-    write_statistics(path, Statistics(mode, side.name, side.image_size, moments, kept))
+    return Statistics(mode, side.name, side.image_size, moments, kept)
 
 
 def _scaled(measured: Measurement, factor: float) -> Measurement:

@@ -6,12 +6,14 @@ Three kinds, all of which take uint8 pictures and say exactly what they are:
     inception    Inception-v3 as TorchScript, the file that StyleGAN2-ADA, StyleGAN3, EDM and clean-fid use; FID and KID,
     torchscript  any TorchScript module that takes float pictures in 0..255, (B, 3, H, W), and gives (B, d).
 
-Files are never fetched, and TorchScript is no pickle: loading it runs nothing.
+Files are never fetched. A TorchScript file is a program: opening it runs what its author wrote (``__setstate__``), and that can
+write files. So it is opened only if it is Inception's, known by its SHA-256, or if the user trusts it. An archive of
+``torch.export`` (.pt2) is no way out: torch 2.13 unpickles parts of it with weights_only=False.
 
 Pictures are resized before a network in one of two ways, which give distances that may not be compared:
 
     legacy  bilinear and without antialiasing, as the first FID did; for Inception by the layer inside the file,
-    clean   bicubic with Pillow's antialiasing, in floating point.
+    clean   bicubic with Pillow's antialiasing, in floating point, cut to 0..255 as clean-fid does.
 
 Sources: Heusel et al. 2017, GANs trained by a two time-scale update rule; Karras et al. 2020, Training generative adversarial
 networks with limited data (the file); Parmar et al. 2022, On aliased resizing and surprising subtleties in GAN evaluation.
@@ -20,8 +22,10 @@ networks with limited data (the file); Parmar et al. 2022, On aliased resizing a
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -54,6 +58,7 @@ INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrain
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 
 _INCEPTION_SIDE, _INCEPTION_DIMENSIONS = 299, 2048
+_LARGEST_SIDE = 4096  # pixels
 _BATCH = 64
 _BAR_DELAY = 2.0  # seconds without a bar
 
@@ -108,27 +113,41 @@ class BuiltInFeatures:
 
 
 class TorchScriptFeatures:
-    """A TorchScript module of the user's.
+    """A TorchScript module of the user's. It is a program, and opening the file runs it.
 
     Args:
-        path: Of the file.
-        side: Pixels of a side to resize the pictures to; None leaves them as they are.
-        resize: How.
-        device: Where to run.
+        path: Path of the file.
+        side: Side in pixels that the pictures are resized to. None leaves them as they are.
+        resize: How they are resized.
+        device: Where the module runs.
+        trust: Whether the user knows what is in the file.
 
     Raises:
-        UserError: If the file is missing or no TorchScript.
+        UserError: If the file is missing, is no TorchScript, or is not trusted.
     """
 
     def __init__(
-        self, path: str, side: int | None = None, resize: ResizeRule = "clean", device: torch.device | str = "cpu"
+        self,
+        path: str,
+        side: int | None = None,
+        resize: ResizeRule = "clean",
+        device: torch.device | str = "cpu",
+        trust: bool = False,
     ):
+        if side is not None and not 1 <= side <= _LARGEST_SIDE:
+            raise UserError(f"--features-size is {side}; give 1 to {_LARGEST_SIDE} pixels")
         if not Path(path).is_file():
             raise UserError(f"there is no feature extractor at {path}; give a TorchScript file with --features")
-        if side is not None and side < 1:
-            raise UserError(f"--features-size is {side}; give at least 1 pixel")
-        self.mode = Mode("torchscript", "none" if side is None else f"{resize} {side}", _sha256(path))
-        self._module = _load(path, device)
+        file = _File.read(path)
+        if not file.is_torchscript:
+            raise UserError(f"{path} is no TorchScript file; give one that torch.jit.save wrote")
+        if not trust:
+            raise UserError(
+                f"{path} (sha256 {file.sha256}) is TorchScript, a program that can do here whatever you can as soon as it is "
+                "opened; add --trust if you know where it is from and that hash is the one its author gives"
+            )
+        self.mode = Mode("torchscript", "none" if side is None else f"{resize} {side}", file.sha256)
+        self._module = file.run(device)
         self._resize: ResizeRule = resize
         self._path, self._side, self._device = path, side, device
 
@@ -174,11 +193,11 @@ class InceptionFeatures:
         source = f"inception-2015-12-05.pt (sha256 {sha256}) from {INCEPTION_URL}"
         if not Path(path).is_file():
             raise UserError(f"there are no Inception weights at {path}; download {source}, and give its path")
-        found = _sha256(path)
-        if found != sha256:
-            raise UserError(f"{path} has sha256 {found} and is not the Inception of FID; download {source}")
-        self.mode = Mode("inception", f"{resize} {_INCEPTION_SIDE}", found)
-        self._network = _load(path, device)
+        file = _File.read(path)
+        if file.sha256 != sha256:
+            raise UserError(f"{path} has sha256 {file.sha256} and is not the Inception of FID; download {source}")
+        self.mode = Mode("inception", f"{resize} {_INCEPTION_SIDE}", sha256)
+        self._network = file.run(device)
         self._resize: ResizeRule = resize
         self._device = device
 
@@ -243,7 +262,7 @@ def resized(pictures: Tensor, side: int, rule: ResizeRule) -> Tensor:
         rule: legacy or clean.
 
     Returns:
-        float32, shape (B, C, side, side), in 0..255, which bicubic interpolation may leave a little.
+        float32, shape (B, C, side, side), in 0..255.
     """
     if rule == "legacy":
         return torch.nn.functional.interpolate(pictures.float(), (side, side), mode="bilinear", align_corners=False)
@@ -252,21 +271,37 @@ def resized(pictures: Tensor, side: int, rule: ResizeRule) -> Tensor:
         np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BICUBIC))
         for channel in pictures.flatten(0, 1).float().cpu().numpy()
     ]
-    return torch.from_numpy(np.stack(rows)).reshape(*pictures.shape[:2], side, side)
+    # Bicubic interpolation overshoots at edges by up to 25 levels.
+    return torch.from_numpy(np.stack(rows)).clamp_(0, 255).reshape(*pictures.shape[:2], side, side)
 
 
-def _load(path: str, device: torch.device | str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # torch calls TorchScript outdated, but it is what these networks are published as.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(path, map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{path} is no TorchScript file; give one that torch.jit.save wrote; pickles are never opened"
-        ) from error
+@dataclass(frozen=True)
+class _File:
+    """A file that is read once, so that what is run is what was hashed."""
 
+    path: str
+    content: bytes
+    sha256: str
 
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    @classmethod
+    def read(cls, path: str) -> _File:
+        content = Path(path).read_bytes()
+        return cls(path, content, hashlib.sha256(content).hexdigest())
+
+    @property
+    def is_torchscript(self) -> bool:
+        """Whether it is an archive with code in it, which is found out without running any."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
+                return any("/code/" in name for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False
+
+    def run(self, device: torch.device | str) -> Any:
+        try:
+            with warnings.catch_warnings():
+                # torch calls TorchScript outdated, but it is what these networks are published as.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return torch.jit.load(io.BytesIO(self.content), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{self.path} is damaged or of another torch; get it again") from error

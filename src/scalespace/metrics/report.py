@@ -8,6 +8,7 @@ from typing import Any
 from scalespace.metrics.features import Mode
 from scalespace.metrics.resampling import LEVEL, Measurement
 from scalespace.metrics.sides import Side
+from scalespace.metrics.statistics import Statistics
 
 __all__ = ["Evaluation", "Row"]
 
@@ -45,6 +46,8 @@ class Evaluation:
     notes: tuple[str, ...]
     resamples: int
     seed: int
+    statistics: Statistics | None = None
+    """Of the reference, if they were asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

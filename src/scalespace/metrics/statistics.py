@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
-from scalespace.files import write_file
+from scalespace.files import check_writable, write_file
 from scalespace.metrics.features import Mode
 from scalespace.metrics.frechet_distance import Moments
 
-__all__ = ["Statistics", "read_statistics", "write_statistics"]
+__all__ = ["Statistics", "check_statistics_path", "read_statistics", "write_statistics"]
 
 _FORMAT = "scalespace statistics 1"
 
@@ -47,14 +47,24 @@ class Statistics:
     features: Tensor | None = None
 
 
+def check_statistics_path(path: Path) -> None:
+    """Refuse a path that no statistics can be written to, as far as that is known before they are.
+
+    Raises:
+        UserError: If the name does not end in .npz, is a folder's, or its folder cannot be written to or made.
+    """
+    if path.suffix != ".npz":
+        raise UserError(f"statistics are written as .npz, and {path} ends otherwise; name it {path.stem}.npz")
+    check_writable(path)
+
+
 def write_statistics(path: Path, statistics: Statistics) -> None:
     """Write a statistics file whole or not at all.
 
     Raises:
         UserError: If the name does not end in .npz, or writing fails.
     """
-    if path.suffix != ".npz":
-        raise UserError(f"statistics are written as .npz, and {path} ends otherwise; name it {path.stem}.npz")
+    check_statistics_path(path)
     about = {
         "format": _FORMAT,
         "mode": statistics.mode.as_dict(),
