@@ -14,7 +14,7 @@ from scalespace.errors import cause
 from scalespace.files import why
 
 SOURCE = Path(scalespace.__file__).parent
-QUOTING = {"cause", "reason", "why", "_no_process", "isinstance"}
+QUOTING = {"cause", "reason", "why", "_no_process", "_unreadable", "unreadable", "isinstance"}
 """Functions that may be given another error; those that make text of it end in ``cause``."""
 
 
