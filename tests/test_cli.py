@@ -17,10 +17,12 @@ from PIL import Image
 from tests.small_models import SMALL_OPTIONS, cli_error, train_words
 
 from scalespace.cli import main
-from scalespace.commands.parsing import Preset
+from scalespace.commands import parsing
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.loop import Trainer
+
+COMMANDS = sorted({file.stem for file in Path(parsing.__file__).parent.glob("*.py")} - {"__init__", "parsing"})
 
 
 def _pictures(folder: Path, count: int) -> Path:
@@ -69,7 +71,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert run.returncode == 1
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "sample", "plan", "evaluate", "analyze", "reproduce"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -77,7 +79,7 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys):
     assert f"example: scalespace {command} " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "plan", "evaluate", "analyze", "reproduce"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained_in_whole_sentences_on_one_line(command: str):
     # The parser keeps the indentation of a second line and breaks the sentence there, whatever the width of the terminal.
     arguments = import_module(f"scalespace.commands.{command}").Arguments
@@ -87,7 +89,7 @@ def test_every_option_is_explained_in_whole_sentences_on_one_line(command: str):
         explained = _field_docstrings(kind)
         for field in fields(kind):
             # --preset has its help from its type, and a group of options from its class.
-            if types.get(field.name) is not Preset and types.get(field.name) not in groups:
+            if types.get(field.name) is not parsing.Preset and types.get(field.name) not in groups:
                 text = explained.get(field.name, "")
                 assert text.endswith((".", ")")), f"{field.name}: {text}"
                 assert "\n" not in text, f"{field.name}: {text}"

@@ -40,7 +40,7 @@ def test_analyze_prints_tables_and_writes_a_figure(tmp_path, capsys):
     assert output.err == ""
     assert "synthetic:shapes:16 at 8x8, 16 pictures" in output.out
     assert f"compute saved       {found['plan']['saved']:.1%} of Equal" in output.out
-    assert "Modes: share of the DCT coefficients f with SNR_t S(f) >= 1" in output.out
+    assert "Modes is the share of the DCT coefficients f with SNR_t S(f) >= 1" in output.out
     row = next(line for line in output.out.splitlines() if line.startswith("| by the data"))
     assert [cell.strip() for cell in row.split("|")][2] == str(change["change"])
     assert f"figure              {tmp_path / 'new' / 'folder' / 'information.png'}" in output.out

@@ -293,7 +293,7 @@ def test_the_figure_shows_shares_and_resolutions_of_pictures_and_schedules(tmp_p
     sides = {line.get_label(): np.array(line.get_ydata()) for line in right.lines}
     expected = {
         "signal-dominated pixels": found.pixels,
-        "the same if pixels were uniform": found.pixels_if_uniform,
+        "the same, if pixels were uniform": found.pixels_if_uniform,
         "signal-dominated modes": found.modes,
         "schedule Equal": found.area((11,)),
         "schedule by the data, 0.01": found.area(found.changes_by_data),
@@ -301,6 +301,9 @@ def test_the_figure_shows_shares_and_resolutions_of_pictures_and_schedules(tmp_p
     for name, share in expected.items():
         assert lines[name] == pytest.approx(share.numpy())
         assert sides[name] == pytest.approx(8 * share.sqrt().numpy())
+    # Told apart without colour.
+    styles = {line.get_label(): line.get_linestyle() for line in middle.lines}
+    assert styles["schedule Equal"] != styles["schedule by the data, 0.01"]
     # The paper's four others.
     assert len(middle.lines) == len(expected) + 4 + 1
 

@@ -38,13 +38,13 @@ from scalespace.training.configuration import ModelConfig
 __all__ = ["DEFINITIONS", "Analysis", "Comparison", "Octave", "analyze", "analyze_pictures", "pixel_counts"]
 
 DEFINITIONS = (
-    "Pixels: share of the pixels where |sigma_t eps| <= |alpha_t x_0| (the paper's definition), averaged over the noise and "
-    "over the pixels of the pictures; if uniform: over x_0 uniform in [-1, 1], as the paper simplifies.",
-    "Modes: share of the DCT coefficients f with SNR_t S(f) >= 1, S the mean power of the pictures.",
-    "r*: side of the square with that share of the picture's pixels. SNR_t is that of the full resolution, unshifted.",
-    "Area: share of the pixels that a schedule has at t. Distances are means over t of absolute differences of shares. Enough "
-    "for: share of the t with area >= share. Modes lost: the most, over t, of all modes that are signal-dominated but that the "
-    "resolution cannot hold.",
+    "Pixels is the share of the pixels where |sigma_t eps| <= |alpha_t x_0| (the paper's definition), averaged over the noise "
+    "and over the pixels of the pictures. If uniform: averaged over x_0 uniform in [-1, 1], as the paper simplifies.",
+    "Modes is the share of the DCT coefficients f with SNR_t S(f) >= 1, where S is the mean power of the pictures.",
+    "r* is the side of the square that has this share of the picture's pixels. SNR_t is that of full resolution, unshifted.",
+    "Area is the share of the pixels that a schedule has at t. A distance is the mean over t of the absolute difference of two "
+    "shares. Enough for pixels (or modes) is the share of the t at which the area is at least that of pixels (or modes). Modes "
+    "lost is the largest share, over t, of modes that are signal-dominated but that the resolution cannot hold.",
 )
 
 _LEVELS = 256  # values of an 8-bit pixel

@@ -68,19 +68,21 @@ def plot_information(analysis: Analysis, path: Path, title: str, caption: str) -
 
     curves = (
         ("signal-dominated pixels", analysis.pixels, "-", 2.5),
-        ("the same if pixels were uniform", analysis.pixels_if_uniform, ":", 1.5),
+        ("the same, if pixels were uniform", analysis.pixels_if_uniform, ":", 1.5),
         ("signal-dominated modes", analysis.modes, "--", 2.5),
     )
     for axes, drawn in ((middle, lambda share: share), (right, lambda share: equal_information_side(share, size))):
         for name, share, style, width in curves:
             axes.plot(t, drawn(share), style, color="black", linewidth=width, label=name)
         for name, changes in analysis.schedules.items():
-            label, color, width = f"schedule {name}", BASELINE, 1.8
+            label, style, color, width = f"schedule {name}", "-.", BASELINE, 1.8
             if name == by_data:
-                color = OURS
+                style, color = "-", OURS
             elif name != own:
-                label, color, width = "_other", _OTHERS, 1
-            axes.step(t, drawn(analysis.area(changes)), where="post", color=color, linewidth=width, label=label)
+                label, style, color, width = "_other", "-", _OTHERS, 1
+            shares = drawn(analysis.area(changes))
+            # The two schedules that are compared lie above the others.
+            axes.step(t, shares, style, where="post", color=color, linewidth=width, label=label, zorder=1 + width)
         axes.plot([], [], color=_OTHERS, linewidth=1, label="other schedules of the paper")
         axes.set(xlabel="grid point t")
         axes.grid(alpha=0.25)
