@@ -19,6 +19,7 @@ from tests.small_models import SMALL_OPTIONS, cli_error, train_words
 from scalespace.cli import main
 from scalespace.commands import parsing
 from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.pipelines import scheduler
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.loop import Trainer
 
@@ -56,10 +57,11 @@ def test_help_is_quick_and_loads_no_torch():
     assert min(seconds) < 0.5
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+@pytest.mark.parametrize("words", ["train --help", "--help", "--version", "plan"])
+def test_a_reader_that_leaves_early_is_no_error(words: str):
     # As of scalespace train --help | head.
     with subprocess.Popen(
-        [sys.executable, "-c", "from scalespace.cli import main; main()", "train", "--help"],
+        [sys.executable, "-c", "from scalespace.cli import main; main()", *words.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -184,7 +186,7 @@ class RisingSNR(NoiseSchedule):
 
 def test_a_schedule_that_violates_the_inequality_is_one_sentence(tmp_path, capsys, monkeypatch):
     # Antialiased shrinking never gains energy and positive betas always lose SNR, so no option reaches this by itself.
-    monkeypatch.setattr("scalespace.pipelines.scheduler._noise_schedule", lambda *_: RisingSNR())
+    monkeypatch.setitem(scheduler._NOISES, "linear", lambda *_: RisingSNR())
     words = cli_error(capsys, train_words(tmp_path / "run"))
     assert "no transition from s = 10 to t = 11: SNR_t * lambda_max(M M^T) =" in words
     assert "exceeds SNR_s =" in words

@@ -43,16 +43,17 @@ scalespace COMMAND --help tells all options of a command."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Errors that the user can mend are one sentence on stderr, with exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE)
-        sys.exit(0 if words else 2)
-    if words[0] == "--version":
-        print(__version__)
-        return
     try:
-        if words[0] not in _COMMANDS:
+        if not words or words[0] in ("-h", "--help"):
+            print(_USAGE)
+        elif words[0] == "--version":
+            print(__version__)
+        elif words[0] not in _COMMANDS:
             raise UserError(f'"{words[0]}" is not a command; use one of {", ".join(_COMMANDS)} (scalespace --help)')
-        import_module(f"scalespace.commands.{words[0]}").run(words[1:])
+        else:
+            import_module(f"scalespace.commands.{words[0]}").run(words[1:])
+        # Here and not when Python ends, where nobody could answer for a reader that has left.
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         advice = "; the same command goes on from the last checkpoint" if words[0] in ("train", "reproduce") else ""
         print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
+    if not words:
+        sys.exit(2)
 
 
 def _fail(message: str) -> None:

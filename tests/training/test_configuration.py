@@ -1,17 +1,19 @@
 import dataclasses
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from tests.small_models import small_config
 
+from scalespace.commands import evaluate, sample
 from scalespace.diffusion.degradation import Blurring
 from scalespace.diffusion.loss import ConstantWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.prediction import Epsilon, Sample, Velocity
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, SigmoidLike, TanhLike
 from scalespace.errors import UserError
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.build import build_network, build_scheduler, loss_weight
 from scalespace.training.configuration import PRESETS, ModelConfig, NetworkConfig, ProcessConfig, preset
 
@@ -35,6 +37,31 @@ def test_every_preset_builds_and_its_name_says_what_it_is(name: str):
     paper = name.startswith(("celeba", "imagenet"))
     assert (model.process.shifted, model.solver) == ((False, "ancestral") if paper else (True, "corrected"))
     assert network.num_classes == (1000 if name.startswith("imagenet") else None)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "option"),
+    [
+        (ProcessConfig, "noise", "beta_schedule"),
+        (ProcessConfig, "degradation", "degradation"),
+        (ModelConfig, "prediction", "prediction_type"),
+        (ModelConfig, "solver", "solver"),
+        (ModelConfig, "spacing", "timestep_spacing"),
+        (sample.Arguments, "solver", "solver"),
+        (sample.Arguments, "spacing", "timestep_spacing"),
+        (sample.Arguments, "bridge", "bridge"),
+        (evaluate.Arguments, "solver", "solver"),
+        (evaluate.Arguments, "spacing", "timestep_spacing"),
+    ],
+)
+def test_options_offer_all_that_the_scheduler_knows_and_nothing_else(config: type, field: str, option: str):
+    hint = get_type_hints(config)[field]
+    (offered,) = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    other_names = {"cosine": "squaredcos_cap_v2", "v": "v_prediction"}
+    with pytest.raises(ValueError, match=f'{option} "unheard of" is unknown; use one of ') as refused:
+        ScaleSpaceScheduler(**{option: "unheard of"})
+    known = str(refused.value).partition("use one of ")[2].split(", ")
+    assert sorted(other_names.get(name, name) for name in get_args(offered)) == sorted(known)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from scalespace.commands.parsing import device_named, fields, read
+from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -43,11 +44,11 @@ class Arguments:
     """Pictures to draw from a side that is a model."""
     steps: int = 50
     """Its sampling steps."""
-    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
+    solver: SolverName | None = None
     """How it takes a step; the model's own if left out."""
     eta: float | None = None
     """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
-    spacing: Literal["linspace", "log_snr"] | None = None
+    spacing: SpacingName | None = None
     """Equal steps of time or of log-SNR; the model's own if left out."""
     batch_size: int = 16
     """Pictures drawn together."""

@@ -12,6 +12,7 @@ import tyro
 
 from scalespace.commands.parsing import device_named, read
 from scalespace.errors import UserError, cause
+from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -28,13 +29,13 @@ class Arguments:
     """Number of pictures."""
     steps: int = 50
     """Number of network calls with spacing log_snr. With linspace, the calls at changes of resolution come on top."""
-    solver: Literal["ancestral", "ddim", "multistep", "corrected"] | None = None
+    solver: SolverName | None = None
     """Solver that takes the steps. None takes the model's own."""
     eta: float | None = None
     """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
     """How a step raises the resolution: exact is the solver's own way, the others are baselines. None is the model's own."""
-    spacing: Literal["linspace", "log_snr"] | None = None
+    spacing: SpacingName | None = None
     """Steps equal in time, or in log-SNR (best for multistep and corrected). None takes the model's own."""
     upsample: str | None = None
     """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""

@@ -115,7 +115,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         )
         if isinstance(levels, Blurring):
             _check_blurring(prediction_type, solver)
-        noise = _noise_schedule(beta_schedule, num_train_timesteps, beta_start, beta_end)
+        noise = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
         self.process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
         self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
         self._clip_range = clip_sample_range if clip_sample else None
@@ -276,6 +276,10 @@ _DEGRADATIONS: dict[str, Callable[[tuple[Size, ...], tuple[int, ...], int, float
     "orthonormal": lambda sizes, points, timesteps, sigma_blur: OrthonormalResizing(sizes, points, timesteps),
     "blurring": _blurring,
 }
+_NOISES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
+    "linear": LinearBeta,
+    "squaredcos_cap_v2": lambda timesteps, beta_start, beta_end: Cosine(timesteps),
+}
 _SOLVERS = {
     "ancestral": lambda process, eta: Ancestral(process),
     "ddim": DDIM,
@@ -300,14 +304,6 @@ def _named(name: str, choices: dict[str, Any], option: str) -> Any:
     if name not in choices:
         raise ValueError(f'{option} "{name}" is unknown; use one of {", ".join(choices)}')
     return choices[name]
-
-
-def _noise_schedule(name: str, timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:
-    if name == "linear":
-        return LinearBeta(timesteps, beta_start, beta_end)
-    if name == "squaredcos_cap_v2":
-        return Cosine(timesteps)
-    raise ValueError(f'beta_schedule "{name}" is unknown; use "linear" or "squaredcos_cap_v2"')
 
 
 # diffusers records this module in model_index.json and looks there for SchedulerMixin.

@@ -48,7 +48,7 @@ def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
         degradation = _degradation(config)
         scheduler = ScaleSpaceScheduler(
             num_train_timesteps=config.timesteps,
-            beta_schedule={"linear": "linear", "cosine": "squaredcos_cap_v2"}[config.noise],
+            beta_schedule={"cosine": "squaredcos_cap_v2"}.get(config.noise, config.noise),
             beta_start=config.beta_start,
             beta_end=config.beta_end,
             sizes=degradation.sizes,

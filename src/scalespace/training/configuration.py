@@ -8,7 +8,20 @@ from typing import Literal
 
 from scalespace.errors import UserError
 
-__all__ = ["PRESETS", "ModelConfig", "NetworkConfig", "ProcessConfig", "TrainConfig", "preset"]
+__all__ = [
+    "PRESETS",
+    "ModelConfig",
+    "NetworkConfig",
+    "ProcessConfig",
+    "SolverName",
+    "SpacingName",
+    "TrainConfig",
+    "preset",
+]
+
+# The scheduler's own names; the commands that draw pictures offer the same.
+SolverName = Literal["ancestral", "ddim", "multistep", "corrected"]
+SpacingName = Literal["linspace", "log_snr"]
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,9 @@ class ModelConfig:
     """What the network predicts: the clean picture (sample, as in the paper), the noise (epsilon) or v."""
     sigma_data: float = 1.0
     """Standard deviation of the pictures. Only used with prediction v or weight v; 1 is the usual v, 0.5 is EDM's."""
-    solver: Literal["ancestral", "ddim", "multistep", "corrected"] = "corrected"
+    solver: SolverName = "corrected"
     """Solver that the model is sampled with unless another one is chosen. The paper's is ancestral."""
-    spacing: Literal["linspace", "log_snr"] = "log_snr"
+    spacing: SpacingName = "log_snr"
     """Spacing of sampling steps unless another is chosen: equal in time, or in log-SNR (best for multistep and corrected)."""
     released_quirks: bool = False
     """Do what the paper's released code does where it differs from the paper (docs/notation.md lists the differences)."""
