@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DModel
 
 from scalespace import FlexiUNet
-from scalespace.planning.cost import path_gflops
+from scalespace.networks.flops import path_gflops
 
 SIZES = ((64, 64), (32, 32), (16, 16), (8, 8))
 PATHS = [(size, target) for i, size in enumerate(SIZES) for target in SIZES[max(i - 1, 0) : i + 1][::-1]]

@@ -5,7 +5,7 @@ import time
 import torch
 
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
-from scalespace.planning.cost import path_gflops
+from scalespace.networks.flops import path_gflops
 
 SIZES = ((64, 64), (32, 32), (16, 16), (8, 8))
 DDPM_CALLS = 50  # of the 1000, which all cost the same

@@ -32,11 +32,11 @@ from scalespace.data.spectrum import mean_spectrum
 from scalespace.metrics.builtin_features import builtin_features
 from scalespace.metrics.frechet_distance import Moments, frechet_distance
 from scalespace.metrics.sliced_wasserstein import sliced_wasserstein_bands
+from scalespace.networks.flops import path_gflops
 from scalespace.pipelines.pictures import picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import draw, use_solver
 from scalespace.pipelines.saving import load_pipeline
-from scalespace.planning.cost import path_gflops
 from scalespace.training.build import build_network, build_scheduler, build_times, with_data
 from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
 from scalespace.training.loop import train
@@ -60,6 +60,7 @@ PROCESSES = {
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
 """Half width of a 95 % interval in standard errors, by the number of values."""
 
+AUTO: dict[str, Any] = {"shifted": True, "resolution": "auto"}
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run. What an arm is called after is
 named here, whatever the package's defaults are."""
@@ -67,7 +68,7 @@ ARMS: dict[str, Changes] = {
     "ddpm": ({"levels": 1}, {"change_share": None}),
     "paper": ({"shifted": False}, {}),
     "shifted": ({"shifted": True}, {}),
-    "shifted-auto": ({"shifted": True, "resolution": "auto"}, {}),
+    "shifted-auto": (AUTO, {}),
     "orthonormal": ({"shifted": True, "degradation": "orthonormal"}, {}),
     "orthonormal-auto": ({"shifted": True, "degradation": "orthonormal", "resolution": "auto"}, {}),
     # What the training does.
@@ -77,6 +78,13 @@ ARMS: dict[str, Changes] = {
     "share-0.1-weighed": ({"shifted": True}, {"change_share": 0.1, "weigh_changes": True}),
     "base-snr": ({"shifted": True}, {"weight_snr": "base"}),
     "constant": ({"shifted": True}, {"weight": "constant"}),
+    # How many pictures a step takes, which times, and their weights, with the levels read off the data.
+    "constant-compute": (AUTO, {"level_sampling": "constant-compute"}),
+    "constant-memory": (AUTO, {"level_sampling": "constant-memory"}),
+    "least-variance": (AUTO, {"level_sampling": "least-variance"}),
+    "log-snr": (AUTO, {"times": "log-snr"}),
+    "log-normal": (AUTO, {"times": "log-normal"}),
+    "sigmoid": (AUTO, {"weight": "sigmoid"}),
     "v": ({"shifted": True}, {"prediction": "v", "sigma_data": 0.5, "weight": "v"}),
     "ddpm-v": ({"levels": 1}, {"change_share": None, "prediction": "v", "sigma_data": 0.5, "weight": "v"}),
 }
@@ -97,6 +105,7 @@ def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
             "warmup_steps": 50,
             "ema_decay": 0.998,
             "change_share": 0.02,
+            "mixed_precision": arguments.mixed_precision,
             "flip": not arguments.no_flip,
             "sample_every": 0,
             "checkpoint_every": 200,
@@ -148,6 +157,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     truth = heldout.batch(torch.arange(len(heldout)))[0]
     folder = arguments.output / f"{arguments.data.stem}-{arguments.size}-{arguments.arm}-{arguments.seed}"
+    if arguments.mixed_precision != "no":
+        folder = folder.with_name(f"{folder.name}-{arguments.mixed_precision}")
     config, share = equal_compute(configuration(arguments, folder / "run"), arguments.steps, data)
     started = time.perf_counter()
     trained = train(config, progress=not arguments.quiet)
@@ -168,6 +179,7 @@ def run(arguments: argparse.Namespace) -> None:
             "steps": config.max_steps,
             "steps_of_one_level": arguments.steps,
             "batch_size": arguments.batch_size,
+            "mixed_precision": arguments.mixed_precision,
             "share": share,
             "training_seconds": seconds,
             "changes": list(pipeline.scheduler.process.degradation.change_points),
@@ -305,6 +317,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, choices=LEVELS, default=16, help="pixels a side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=900, help="steps of DDPM whose FLOPs every arm may spend")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1000, help="pictures drawn")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror pictures")

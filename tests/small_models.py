@@ -76,6 +76,8 @@ def small_config(output_dir: Path, network: dict[str, Any] | None = None, **chan
             (8, 8), levels=2, timesteps=TIMESTEPS, resolution="equal", beta_start=0.02, beta_end=0.4
         ),
         "network": NetworkConfig(**(_SHAPE | (network or {}))),
+        # The same on every machine, in arithmetic that can be compared closely.
+        "mixed_precision": "no",
         "max_steps": 6,
         "batch_size": 4,
         "learning_rate": 1e-3,

@@ -34,7 +34,8 @@ from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.planning.cost import make_plan
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ProcessConfig, TrainConfig
-from scalespace.training.loop import Batch, Trainer, train
+from scalespace.training.loop import train
+from scalespace.training.trainer import Batch, Trainer
 
 ONE_LEVEL: dict[str, Any] = {
     "image_size": (8, 8),
@@ -74,8 +75,9 @@ def one_loss(config: TrainConfig) -> tuple[float, Output, Tensor]:
     trainer = Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes))
     trainer.network = asked = Output()
     images = (127.5 * (1 + normal((8, 8), 3, batch=(16, 3)).tanh())).to(torch.uint8)
-    batch = Batch(images, torch.zeros(16, dtype=torch.int64), None)
-    return float(trainer.loss(3, batch)[1]), asked, to_model(images)
+    group = trainer.times.draw(torch.Generator().manual_seed(0))
+    batch = Batch(group, range(16), range(16), images, torch.zeros(16, dtype=torch.int64), None)
+    return float(trainer.loss(3, batch)), asked, to_model(images)
 
 
 # DDPM

@@ -51,7 +51,9 @@ def test_searches_find_what_is_better_where_it_is_known():
     [("ddpm", 1, False), ("paper", 3, False), ("paper-share-0.1", 3, False), ("shifted", 3, True), ("v", 3, True)],
 )
 def test_arms_have_the_noise_that_they_are_called_after(arm: str, levels: int, shifted: bool, tmp_path: Path):
-    arguments = argparse.Namespace(arm=arm, size=16, data="pictures.zip", batch_size=64, seed=0, no_flip=False)
+    arguments = argparse.Namespace(
+        arm=arm, size=16, data="pictures.zip", batch_size=64, seed=0, no_flip=False, mixed_precision="no"
+    )
     process = build_scheduler(configuration(arguments, tmp_path)).process
     base = LinearBeta().log_snr_table
     assert len(process.degradation.change_points) == levels - 1

@@ -21,7 +21,7 @@ from scalespace.commands import parsing
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.pipelines import scheduler
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.training.loop import Trainer
+from scalespace.training.trainer import Trainer
 
 COMMANDS = sorted({file.stem for file in Path(parsing.__file__).parent.glob("*.py")} - {"__init__", "parsing"})
 

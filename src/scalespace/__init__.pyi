@@ -22,6 +22,7 @@ from .diffusion.grids import uniform_grid as uniform_grid
 from .diffusion.loss import ConstantWeight as ConstantWeight
 from .diffusion.loss import MaxSNR as MaxSNR
 from .diffusion.loss import MinSNR as MinSNR
+from .diffusion.loss import SigmoidWeight as SigmoidWeight
 from .diffusion.loss import SNRWeight as SNRWeight
 from .diffusion.loss import VelocityWeight as VelocityWeight
 from .diffusion.loss import x0_loss as x0_loss

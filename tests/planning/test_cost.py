@@ -14,7 +14,8 @@ from scalespace.cli import main
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
-from scalespace.planning.cost import make_plan, make_plan_from_data, path_gflops
+from scalespace.networks.flops import path_gflops
+from scalespace.planning.cost import make_plan, make_plan_from_data
 from scalespace.planning.spectrum_plot import plot_spectrum
 from scalespace.training.configuration import PRESETS
 

@@ -26,10 +26,10 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.loop import Batch, Trainer
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses
 from scalespace.training.run_directory import RunDirectory
+from scalespace.training.trainer import Batch, Trainer
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -92,9 +92,23 @@ def pictures(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("cache_gib", [1.0, 0.0], ids=["cached", "uncached"])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(cache_gib: float, pictures, tmp_path, monkeypatch):
-    options = RANDOM | {"data": pictures, "cache_gib": cache_gib}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_gib": 1.0},
+        {"cache_gib": 0.0},
+        {"mixed_precision": "bf16"},
+        {"level_sampling": "constant-compute", "micro_batch": 2},
+        {"level_sampling": "least-variance"},
+        {"times": "log-normal"},
+    ],
+    ids=["cached", "uncached", "bf16", "constant-compute", "least-variance", "log-normal"],
+)
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(options: dict[str, Any], pictures, tmp_path, monkeypatch):
+    # Batch sizes are learnt at step 1 and 3, and change at steps 2 and 4.
+    monkeypatch.setattr("scalespace.training.level_sampling._EVERY", 2)
+    monkeypatch.setattr("scalespace.training.trainer._AHEAD", 1)
+    options = RANDOM | {"data": pictures} | options
     straight = train(small_config(tmp_path / "straight", **options))
     assert [line["step"] for line in log(straight)] == [2, 3, 4, 6]
 
@@ -262,14 +276,13 @@ class Stub(torch.nn.Module):
 
 
 def test_the_loss_is_the_objective_of_the_process(tmp_path):
-    config = small_config(tmp_path, change_share=0.4, batch_size=64, weight_gamma=2.0)
+    config = small_config(tmp_path, change_share=0.4, batch_size=64, weight_gamma=2.0, max_steps=12)
     parts, stub = trainer(config), Stub()
     parts.network, process = stub, parts.process
-    data, order = open_images(config.data, (8, 8)), BatchOrder(16, 64, config.seed)
+    batches = parts._batches(open_images(config.data, (8, 8)), BatchOrder(16, config.seed), 0)
     seen = set()
-    for step in range(12):
-        batch = Batch(*data.batch(order.indices(step)), order.flips(step))
-        group, loss = parts.loss(step, batch)
+    for step, batch in zip(range(12), batches, strict=False):
+        group, loss = batch.group, parts.loss(step, batch)
         x_t, timestep, target_size, labels = stub.asked
         t = timestep + 1
         assert labels is None
@@ -299,7 +312,8 @@ def test_noise_and_times_differ_from_step_to_step_and_seed_to_seed(tmp_path):
         parts.network = stub = Stub()
         images = torch.full((4, 3, 8, 8), 128, dtype=torch.uint8)
         for step in range(4):
-            parts.loss(step, Batch(images, torch.zeros(4, dtype=torch.int64), None))
+            positions, group = range(4 * step, 4 * step + 4), parts.times.groups[0]
+            parts.loss(step, Batch(group, positions, positions, images, torch.zeros(4, dtype=torch.int64), None))
             drawn.append(float(stub.asked[0].sum()))
     assert len(set(drawn)) == 12
 
@@ -360,11 +374,11 @@ def test_a_run_that_fails_stops_and_keeps_the_last_good_checkpoint(what: str, tm
     objective = Trainer.loss
 
     def poisoned(self: Trainer, step: int, batch: Batch):
-        group, loss = objective(self, step, batch)
+        loss = objective(self, step, batch)
         if step != 4:
-            return group, loss
+            return loss
         # The second is 0 and has the gradient 0 / 0.
-        return group, loss * torch.nan if what == "loss" else loss + (0 * loss).sqrt()
+        return loss * torch.nan if what == "loss" else loss + (0 * loss).sqrt()
 
     config = small_config(tmp_path / "run", checkpoint_every=1, keep_checkpoints=9)
     with monkeypatch.context() as patch:

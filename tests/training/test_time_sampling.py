@@ -6,7 +6,7 @@ from scalespace.diffusion.degradation import Blurring
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.training.time_sampling import TimeSampler
+from scalespace.training.time_sampling import TimeSampler, time_density
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -43,7 +43,7 @@ def test_all_times_of_a_batch_take_one_pair_of_resolutions_and_are_uniform_in_it
     for seed in range(400):
         generator = _generator(seed)
         group = sampler.draw(generator)
-        times = group.times(50, generator)
+        times = sampler.times(group, 50, generator)
         assert {(process.size(t), process.size(t - 1)) for t in times.tolist()} == {(group.size, group.target_size)}
         counts += torch.bincount(times, minlength=TIMESTEPS + 1)
     assert counts[0] == 0
@@ -99,3 +99,36 @@ def test_a_growing_blur_changes_no_resolution_so_all_its_times_are_one_group():
     process = ScaleSpaceProcess(LinearBeta(12), Blurring((6, 4), 12))
     (group,) = TimeSampler(process).groups
     assert (group.first, group.last, group.is_change) == (1, 12, False)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_times_uniform_in_log_snr_are_uniform_in_it(shifted: bool):
+    process = ScaleSpaceScheduler(shifted=shifted).process
+    density, log_snr = time_density(process.noise, "log-snr"), process.noise.log_snr_table
+    changes = process.degradation.change_points
+    assert density.sum() == pytest.approx(1)
+    assert bool((density > 0).all())
+    # Inside a level, the probability of a stretch of times is in proportion to the log-SNR that it covers.
+    for first, last in [(2, 100), (200, changes[0] - 1), (changes[0] + 1, changes[1] - 1), (changes[2] + 1, 1000)]:
+        stretch = density[first - 1 : last].sum()
+        assert stretch / density[1] == pytest.approx(
+            float((log_snr[first - 1] - log_snr[last]) / (log_snr[1] - log_snr[2]))
+        )
+
+
+def test_log_normal_times_have_the_mean_and_deviation_of_edm():
+    noise = LinearBeta(4000, 1e-6, 1.2e-2)
+    density, log_sigma = time_density(noise, "log-normal"), -noise.log_snr_table[1:] / 2
+    mean = float((density * log_sigma).sum())
+    assert mean == pytest.approx(-1.2, abs=0.01)
+    assert float((density * (log_sigma - mean) ** 2).sum() ** 0.5) == pytest.approx(1.2, abs=0.02)
+
+
+@pytest.mark.parametrize("density", ["log-snr", "log-normal"])
+def test_drawn_times_have_the_density(density):
+    process = small_scheduler().process
+    sampler, counts = TimeSampler(process, density=density), torch.zeros(TIMESTEPS + 1)
+    generator = _generator(2)
+    for _ in range(6000):
+        counts += torch.bincount(sampler.times(sampler.draw(generator), 1, generator), minlength=TIMESTEPS + 1)
+    assert _chi_squared_fits(counts[1:], time_density(process.noise, density))

@@ -4,7 +4,7 @@ The network predicts the clean image at the resolution it steps to, x0_s = M_{0-
 the SNR of x_t.
 
 Sources: min-SNR, Hang et al. 2023 (arXiv 2303.09556); SNR, max-SNR (truncated SNR) and SNR + 1, Salimans and Ho 2022
-(arXiv 2202.00512); with d = 0.5, Karras et al. 2022 (arXiv 2206.00364).
+(arXiv 2202.00512); with d = 0.5, Karras et al. 2022 (arXiv 2206.00364); sigmoid, Hoogeboom et al. 2024, SiD2 (2410.19324).
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["ConstantWeight", "LossWeight", "MaxSNR", "MinSNR", "SNRWeight", "VelocityWeight", "x0_loss"]
+__all__ = [
+    "ConstantWeight",
+    "LossWeight",
+    "MaxSNR",
+    "MinSNR",
+    "SNRWeight",
+    "SigmoidWeight",
+    "VelocityWeight",
+    "x0_loss",
+]
 
 
 class LossWeight(Protocol):
@@ -65,6 +74,20 @@ class VelocityWeight:
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr + self.sigma_data**-2
+
+
+@dataclass(frozen=True)
+class SigmoidWeight:
+    """gamma sigmoid(log SNR - log gamma) = SNR gamma / (SNR + gamma), a smooth min(SNR, gamma).
+
+    With the bias b = log gamma it is the sigmoid weight of SiD2, whose squared error of the noise has weight
+    sigmoid(b - log SNR).
+    """
+
+    gamma: float = 5.0
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return self.gamma / (1 + self.gamma / snr)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.flops import path_gflops
 from scalespace.operators.linear import Size
 from scalespace.paper.request import Request
 from scalespace.paper.scale import Sampler
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.planning.cost import path_gflops
 from scalespace.reports.table import Column, Table
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, NetworkConfig, preset

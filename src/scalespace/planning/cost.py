@@ -1,4 +1,4 @@
-"""What a model will cost, known before training: the FLOPs of every path, counted by torch on meta tensors."""
+"""What a model will cost, before anything is spent: FLOPs of every path by torch's counter, on meta tensors."""
 
 from __future__ import annotations
 
@@ -9,32 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.spectral import FromSpectrum
-from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.flops import path_gflops
 from scalespace.operators.linear import Size
 from scalespace.training.build import build_network, build_scheduler, spectral_schedule, with_data, without_data
 from scalespace.training.configuration import ModelConfig, ProcessConfig
 from scalespace.training.time_sampling import TimeSampler
 
-__all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan_from_data", "path_gflops"]
+__all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan_from_data"]
 
 
 @dataclass(frozen=True)
 class PathCost:
-    """The steps that take the same path through the network.
+    """The steps that take one path through the network.
 
     Args:
         size: r(t).
         target_size: r(t - 1).
         first: First grid point t.
         last: Last grid point t.
-        gflops: GFLOPs of one call for one picture. A multiply-add counts as two.
-        margin: SNR_s / (SNR_t lambda_max(M M^T)) of a change of resolution, which is valid if this is at least 1. None inside a
-            level.
+        gflops: Of one call for one picture, a multiply-add counted as two.
+        margin: SNR_s / (SNR_t lambda_max(M M^T)) of a resolution change, valid from 1 up; None inside a level.
     """
 
     size: Size
@@ -51,9 +48,9 @@ class Plan:
 
     Args:
         parameters: Number of parameters.
-        paths: Every path, from the clean picture to noise.
-        average_gflops: GFLOPs of one call for one picture, averaged over all timesteps.
-        one_level_gflops: GFLOPs of one call of the same network at full resolution.
+        paths: Every path, from the clean end to noise.
+        average_gflops: Of a call for one picture, over all grid points.
+        one_level_gflops: The same network at full resolution throughout.
         share: average_gflops / one_level_gflops.
     """
 
@@ -68,7 +65,7 @@ class Plan:
         return asdict(self)
 
     def as_text(self) -> str:
-        """The plan as a table in text."""
+        """A table for people."""
         lines = [
             f"{'step':>20} {'grid points':>13} {'share of steps':>15} {'GFLOPs a call':>14} {'validity margin':>16}"
         ]
@@ -96,16 +93,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Octave:
-    """What one change of resolution takes away, and when it does.
+    """What one change of resolution takes away, and when.
 
     Args:
-        size: Height and width before the change.
-        next_size: Height and width after it.
-        power: Mean square of the DCT coefficients that only ``size`` holds, for pictures in [-1, 1].
-        change: First timestep of ``next_size`` in the schedule read off the data.
-        mode_snr: SNR times ``power`` at ``change``.
-        reference_change: First timestep of ``next_size`` in the other schedule.
-        reference_mode_snr: SNR times ``power`` at ``reference_change``.
+        size: Before the change.
+        next_size: After it.
+        power: Mean square of the DCT coefficients that only ``size`` holds, of pictures in [-1, 1].
+        change: First grid point of ``next_size`` by the data.
+        mode_snr: SNR times power at that point.
+        reference_change: First grid point of ``next_size`` by the other schedule.
+        reference_mode_snr: SNR times power at that point.
     """
 
     size: Size
@@ -119,14 +116,14 @@ class Octave:
 
 @dataclass(frozen=True)
 class PlanFromData:
-    """The cost of a model whose resolutions are read off its data, beside the cost with another schedule.
+    """The cost of a model whose resolutions are read off its data, beside that of a schedule by formula.
 
     Args:
-        schedule: Schedule that is read off the data, with the spectrum.
+        schedule: The data's, with its spectrum.
         octaves: What each change takes away.
-        plan: Cost with the change points of the data.
-        reference: Cost with the change points of the other schedule.
-        reference_name: Name of the other schedule.
+        plan: With the data's change points.
+        reference: With the other schedule's.
+        reference_name: What the other schedule is called.
         saved: 1 - plan.average_gflops / reference.average_gflops.
     """
 
@@ -149,7 +146,7 @@ class PlanFromData:
         }
 
     def as_text(self) -> str:
-        """The plan, and a table of both schedules, as text."""
+        """The plan, and a table of both schedules for people."""
         ours, theirs, name = self.plan, self.reference, f"t of {self.reference_name}"
         wide = max(len(name), 14)
         lines = [
@@ -174,7 +171,7 @@ class PlanFromData:
 
 
 def make_plan(model: ModelConfig) -> Plan:
-    """Count what a model costs, without allocating the model.
+    """Count what a model costs, without allocating it.
 
     Raises:
         UserError: If the parts of the model do not fit each other.
@@ -184,12 +181,12 @@ def make_plan(model: ModelConfig) -> Plan:
 
 
 def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -> PlanFromData:
-    """Count what a model costs if its resolutions are read off its data, and what it costs with its own schedule.
+    """Count what a model costs when its resolutions are read off its data, and what it costs with its own schedule.
 
     Args:
-        model: The model. Its own schedule is the other one of the plan; ConvexDecay takes the place of "auto".
-        measure: Function from a picture size to the mean spectrum of the data at that size (``mean_spectrum``), shape (H, W).
-            It is called once, after everything else has been checked.
+        model: Compared with its own resolution schedule, or with ConvexDecay where that is "auto".
+        measure: Gives the mean spectrum of the data's pictures of a size (``mean_spectrum``), shape (H, W); called once, when
+            the rest is known to fit.
 
     Raises:
         UserError: If the parts of the model do not fit each other, or spectrum and tolerance leave no level.
@@ -266,27 +263,3 @@ def _plan(process: ScaleSpaceProcess, costs: _PathCosts) -> Plan:
     full = costs.gflops(process.size(0), process.size(0))
     average = sum(path.gflops * (path.last - path.first + 1) for path in paths) / process.timesteps
     return Plan(costs.parameters, paths, average, full, average / full)
-
-
-def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
-    """Count the GFLOPs of one call for one picture. A multiply-add counts as two.
-
-    Args:
-        network: Network on any device. On the device "meta" nothing is computed.
-        size: Height and width of the input.
-        target_size: Height and width of the output.
-    """
-    device = next(network.parameters()).device
-    sample = torch.empty(1, network.config.in_channels, *size, device=device)  # pyright: ignore[reportAttributeAccessIssue]
-    time = torch.zeros(1, dtype=torch.int64, device=device)
-    labels = time if network.config.num_classes is not None else None  # pyright: ignore[reportAttributeAccessIssue]
-    conditions = {}
-    if network.condition_size is not None:
-        conditions = {
-            "condition": torch.empty(1, sample.shape[1], *network.condition_size, device=device),
-            "condition_noise": torch.zeros(1, device=device),
-        }
-    # The counter does not know the fused attention of every device, and counts its matrix products everywhere.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        network(sample, time, target_size, labels, **conditions)
-    return counter.get_total_flops() / 1e9

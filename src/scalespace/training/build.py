@@ -6,22 +6,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from scalespace.diffusion.degradation import Resizing
-from scalespace.diffusion.loss import ConstantWeight, LossWeight, MaxSNR, MinSNR, SNRWeight, VelocityWeight
+from scalespace.diffusion.loss import (
+    ConstantWeight,
+    LossWeight,
+    MaxSNR,
+    MinSNR,
+    SigmoidWeight,
+    SNRWeight,
+    VelocityWeight,
+)
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, ResolutionSchedule, SigmoidLike, TanhLike
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.spectral import FromSpectrum, check_tolerance
 from scalespace.errors import UserError, cause
 from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.flops import path_activations, path_gflops
 from scalespace.operators.linear import Size
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.configuration import ModelConfig, ProcessConfig, TrainConfig
+from scalespace.training.level_sampling import LevelBatches
 from scalespace.training.time_sampling import TimeSampler
 
 __all__ = [
+    "build_batches",
     "build_network",
     "build_scheduler",
     "build_times",
@@ -143,7 +155,22 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
 
 def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
     """What draws the times of a run's batches."""
-    return TimeSampler(process, config.change_share, config.weigh_changes)
+    return TimeSampler(process, config.change_share, config.weigh_changes, config.times)
+
+
+def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSampler) -> LevelBatches:
+    """How many pictures the steps of a run take."""
+    sizes = dict.fromkeys(group.size for group in times.groups)
+    with torch.device("meta"):
+        network = build_network(config, tuple(sizes))
+    pairs = [(group.size, group.target_size) for group in times.groups]
+    return LevelBatches(
+        config.level_sampling,
+        config.batch_size,
+        times.probabilities.tolist(),
+        [path_gflops(network, *pair) for pair in pairs],
+        [path_activations(network, *pair) for pair in pairs],
+    )
 
 
 def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Tensor], Tensor]:
@@ -153,6 +180,7 @@ def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Te
         "constant": ConstantWeight(),
         "snr": SNRWeight(),
         "max-snr": MaxSNR(),
+        "sigmoid": SigmoidWeight(config.weight_gamma),
         "v": VelocityWeight(config.sigma_data),
     }
     noise = process.noise.base if config.weight_snr == "base" and isinstance(process.noise, Shifted) else process.noise

@@ -22,6 +22,8 @@ class StepResult(NamedTuple):
     """What a step did."""
 
     group: TimeGroup
+    pictures: int
+    """Over all processes."""
     loss: Tensor
     gradient_norm: Tensor
 
@@ -53,7 +55,9 @@ class Recorder:
         """
         if not self.pending:
             return ""
-        losses = torch.stack([result.loss for _, result in self.pending]).tolist()
+        # A process's loss is its part of the objective, scaled so that the mean over processes is the step's.
+        parts = torch.stack([result.loss for _, result in self.pending])
+        losses: list[float] = self.accelerator.reduce(parts, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
         norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
         by_group: dict[str, list[float]] = {}
         for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
@@ -65,7 +69,7 @@ class Recorder:
             by_group.setdefault(_name(result.group), []).append(loss)
         finite = [norm for norm in norms if math.isfinite(norm)]
         seconds = time.perf_counter() - self.since
-        pictures = len(losses) * self.config.batch_size * self.accelerator.num_processes
+        pictures = sum(result.pictures for _, result in self.pending)
         record = {
             "step": self.pending[-1][0],
             "loss": sum(losses) / len(losses),

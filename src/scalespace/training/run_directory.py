@@ -25,7 +25,7 @@ from scalespace.files import PARTIAL, REMEDY, why, write_directory, write_file
 from scalespace.reading import read_json
 from scalespace.training.configuration import TrainConfig
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "recorded"]
 
 # Fields that may change between two starts of one run, since they do not change its weights.
 _FREE = frozenset(
@@ -139,6 +139,15 @@ class RunDirectory:
         for line in self.log_path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
+
+
+def recorded(output_dir: str, option: str) -> Any:
+    """What a run says of one of its options; None where there is no run, or it says nothing."""
+    try:
+        return json.loads((Path(output_dir) / "run.json").read_text()).get(option)
+    except (OSError, ValueError, AttributeError):
+        # What is wrong with the file is said where the run is opened.
+        return None
 
 
 def _identity(config: TrainConfig, fingerprint: str | None) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""What one call of a network costs on every path: FLOPs by torch's counter, and the memory of a training step.
+
+Both run the network without computing anything where it lies on the device "meta".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalespace.networks.flexi_unet import FlexiUNet, Size
+
+__all__ = ["path_activations", "path_gflops"]
+
+
+def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
+    """GFLOPs of one call for one picture, a multiply-add counted as two.
+
+    Args:
+        network: On any device; on "meta" nothing is computed.
+        size: (height, width) of the input.
+        target_size: (height, width) of the output.
+    """
+    # The counter does not know the fused attention of every device, and counts its matrix products everywhere.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        network(**_inputs(network, size), target_size=target_size)
+    return counter.get_total_flops() / 1e9
+
+
+def path_activations(network: FlexiUNet, size: Size, target_size: Size) -> int:
+    """Bytes of activations that the backward pass of one picture needs, in float32.
+
+    Args:
+        network: On any device; on "meta" nothing is computed.
+        size: (height, width) of the input.
+        target_size: (height, width) of the output.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        # Several operations may save one tensor, or views of it.
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(**_inputs(network, size), target_size=target_size)
+    for parameter in network.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _inputs(network: FlexiUNet, size: Size) -> dict[str, Any]:
+    device = next(network.parameters()).device
+    channels: int = network.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
+    time = torch.zeros(1, dtype=torch.int64, device=device)
+    inputs: dict[str, Any] = {"sample": torch.empty(1, channels, *size, device=device), "timestep": time}
+    if network.num_classes is not None:
+        inputs["class_labels"] = time
+    if network.condition_size is not None:
+        inputs["condition"] = torch.empty(1, channels, *network.condition_size, device=device)
+        inputs["condition_noise"] = torch.zeros(1, device=device)
+    return inputs

@@ -1,0 +1,339 @@
+"""The training step.
+
+Step k draws its resolution and its times from generators keyed by (seed, k), and every picture its noise from one keyed by
+(seed, its position in the stream of training pictures). Nothing random is carried from step to step, so a run that is resumed
+at a checkpoint goes on bit for bit as if it had not been stopped; and what a step computes does not depend on how many
+processes share its pictures, up to rounding.
+
+Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scalespace.data.batches import BatchOrder, to_model
+from scalespace.data.images import ImageDataset
+from scalespace.diffusion.conditioning import augmented
+from scalespace.diffusion.loss import x0_loss
+from scalespace.errors import UserError, cause
+from scalespace.files import write_file
+from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.operators.resize import Resize
+from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.training.build import build_batches, build_times, loss_weight
+from scalespace.training.configuration import TrainConfig
+from scalespace.training.level_sampling import gradient_variance
+from scalespace.training.recorder import StepResult
+from scalespace.training.time_sampling import TimeGroup
+
+__all__ = ["Batch", "Trainer", "learning_rate"]
+
+# Words of the random keys that keep the streams of one seed apart.
+_GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
+_AHEAD = 4
+_PROBE = 8  # pictures of each of the two batches that a variance is measured with
+_EMA_FILE = "ema.safetensors"
+_PROGRESS_FILE = "progress.json"
+
+
+class Batch(NamedTuple):
+    """This process's pictures of a step."""
+
+    group: TimeGroup
+    """The steps of the process that they are for."""
+    positions: range
+    """Their places in the stream of training pictures."""
+    whole: range
+    """The places of all processes' pictures of the step."""
+    images: Tensor
+    """uint8, shape (B, 3, H, W)."""
+    labels: Tensor
+    """int64, shape (B,)."""
+    flips: Tensor | None
+    """bool, shape (B,): which pictures to mirror."""
+
+
+class Trainer:
+    """Network, optimizer and averaged weights, and the step that changes them.
+
+    Args:
+        config: The run.
+        accelerator: Device, precision and processes.
+        scheduler: Holds the process to train on.
+        network: With its initial weights.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        scheduler: ScaleSpaceScheduler,
+        network: FlexiUNet,
+    ):
+        self.config = config
+        self.accelerator = accelerator
+        self.follow(scheduler)
+        if config.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.ema = EMAModel(
+            network.parameters(),
+            decay=config.ema_decay,
+            use_ema_warmup=True,
+            power=config.ema_power,
+            foreach=True,
+        )
+        self.network.train()
+        self.pictures = 0
+        """Pictures of the stream that the steps so far took, over all processes."""
+
+    def follow(self, scheduler: ScaleSpaceScheduler) -> None:
+        """Train on the process of this scheduler; its sizes are those of the network.
+
+        Raises:
+            UserError: If sample grids are wanted in fewer steps than the process needs.
+        """
+        self.scheduler = scheduler
+        self.process = scheduler.process
+        self.times = build_times(self.config, self.process)
+        self.batches = build_batches(self.config, self.process, self.times)
+        self.weight = loss_weight(self.config, self.process)
+        if self.config.sample_every:
+            try:
+                scheduler.set_timesteps(min(self.config.sample_steps, self.process.timesteps))
+            except ValueError as error:
+                raise UserError(f"sample grids cannot be drawn with these --sample-steps: {cause(error)}") from error
+
+    def steps(self, data: ImageDataset, first: int) -> Iterator[StepResult]:
+        """Take the steps ``first`` to ``max_steps`` - 1, counted from 0, on pictures at full resolution."""
+        order = BatchOrder(len(data), self.config.seed)
+        for step, batch in enumerate(self._batches(data, order, first), start=first):
+            if self.batches.due(step):
+                self.batches.learn(step, self._variances(data, order, step))
+            yield self._step(step, batch)
+
+    def _step(self, step: int, batch: Batch) -> StepResult:
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(self.config, step)
+        parts = _parts(batch, self.config.micro_batch)
+        loss = torch.zeros((), device=self.accelerator.device)
+        for part in parts:
+            # Gradients of processes are brought together once a step.
+            waiting = part is not parts[-1]
+            with self.accelerator.no_sync(self.network) if waiting else nullcontext():
+                share = self.loss(step, part)
+                self.accelerator.backward(share)
+            loss += share.detach()
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self.network.parameters())
+        self.pictures = batch.whole.stop
+        return StepResult(batch.group, len(batch.whole), loss, torch.as_tensor(norm))
+
+    def loss(self, step: int, batch: Batch) -> Tensor:
+        """What a batch adds to the objective of its step, so that the mean over processes is the mean over all pictures."""
+        device, seed, whole = self.accelerator.device, self.config.seed, batch.whole
+        # Grid points stay on the CPU, where the tables and the operators' eigenvalues are.
+        times = self.times.times(batch.group, len(whole), _generator("cpu", seed, _TIMES, step))
+        t = times[batch.positions.start - whole.start : batch.positions.stop - whole.start]
+        torch.manual_seed(_key(seed, _DROPOUT, step, batch.positions.start))
+
+        x_0 = to_model(batch.images.to(device, non_blocking=True), batch.flips)
+        x0_s = self.process.degradation.operators(0 * t, t - 1)(x_0)
+        marginal = self.process.marginal(x_0, t)
+        x_t = marginal.draw(self._noise(_NOISE, batch.positions, tuple(marginal.mean.shape[1:])))
+        labels = batch.labels.to(device) if self.config.network.num_classes is not None else None
+        condition = self._condition(x_0, batch.positions)
+        with self.accelerator.autocast():
+            output = self.network(x_t, t.to(device) - 1, batch.group.target_size, labels, **condition).sample
+        M = self.process.degradation.operators(t - 1, t)
+        point = batch.group.last if batch.group.is_change else t
+        prediction = self.scheduler.prediction.x0(output.float(), x_t, point, M)
+        weight = self.times.weight(batch.group) * self.weight(t)
+        return x0_loss(prediction, x0_s, weight).sum() * (self.accelerator.num_processes / len(whole))
+
+    def _noise(self, word: int, positions: range, shape: tuple[int, ...]) -> Tensor:
+        """White noise for pictures, each from a generator of its own; shape (len(positions), *shape)."""
+        device = self.accelerator.device
+        generators = (_generator(device, self.config.seed, word, position) for position in positions)
+        return torch.stack([torch.randn(shape, generator=generator, device=device) for generator in generators])
+
+    def _variances(self, data: ImageDataset, order: BatchOrder, step: int) -> list[float]:
+        """The variance of one picture's gradient in every group; the same on all processes."""
+        parameters = list(self.accelerator.unwrap_model(self.network).parameters())
+        halves = [range(start, start + _PROBE) for start in (self.pictures, self.pictures + _PROBE)]
+        found = []
+        for index, group in enumerate(self.times.groups):
+            gradients = []
+            for half in halves:
+                batch = self._read(data, order, group, half, half)
+                # The halves have times of their own, and no step of the run has them.
+                key = _key(_PROBE, step, index, half.start)
+                loss = self.loss(key, batch) / self.accelerator.num_processes
+                found_gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                gradients.append([g for g in found_gradients if g is not None])
+            first, second = gradients
+            found.append(gradient_variance(first, second, _PROBE))
+        return found
+
+    def _condition(self, x_0: Tensor, positions: range) -> dict[str, Tensor]:
+        """What a network that is conditioned on smaller pictures is told besides: those of the clean ones, with noise."""
+        if self.config.network.condition_size is None:
+            return {}
+        small = self._smaller(x_0)
+        noise = self._noise(_CONDITION, positions, (1 + small[0].numel(),))
+        # The first number of each picture, made uniform, is its level.
+        level = self.config.condition_noise * torch.special.ndtr(noise[:, 0])
+        return {"condition": augmented(small, level, noise[:, 1:].reshape(small.shape)), "condition_noise": level}
+
+    def _smaller(self, x_0: Tensor) -> Tensor:
+        size = self.config.network.condition_size
+        assert size is not None
+        return Resize(self.scheduler.image_size, size)(x_0)
+
+    def _batches(self, data: ImageDataset, order: BatchOrder, first: int) -> Iterator[Batch]:
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        position = self.pictures
+
+        def submit(pool: ThreadPoolExecutor, step: int) -> Future[Batch]:
+            nonlocal position
+            # Processes that run different layers would wait for each other, so all draw the group from one generator.
+            group = self.times.draw(_generator("cpu", self.config.seed, _GROUP, step))
+            size = self.batches.sizes(step)[self.times.groups.index(group)]
+            whole = range(position, position + size)
+            position = whole.stop
+            return pool.submit(self._read, data, order, group, whole, _share(whole, rank, count))
+
+        # A thread reads ahead; decoding releases the interpreter's lock.
+        with ThreadPoolExecutor(1) as pool:
+            pending = deque(submit(pool, step) for step in range(first, min(first + _AHEAD, self.config.max_steps)))
+            step = first + len(pending)
+            while pending:
+                batch = pending.popleft().result()
+                if step < self.config.max_steps:
+                    pending.append(submit(pool, step))
+                    step += 1
+                yield batch
+
+    def _read(self, data: ImageDataset, order: BatchOrder, group: TimeGroup, whole: range, positions: range) -> Batch:
+        flips = order.flips(positions) if self.config.flip else None
+        return Batch(group, positions, whole, *data.batch(order.indices(positions)), flips)
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on."""
+        self.accelerator.save_state(str(path), safe_serialization=True)
+        # accelerate would load a registered object from a pickle that may run any code.
+        averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
+        save_file(averages, path / _EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
+        progress = {"pictures": self.pictures, "batches": self.batches.state()}
+        (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
+
+    def load(self, path: Path) -> None:
+        """Go back to what ``save`` wrote."""
+        self.accelerator.load_state(str(path))
+        with safe_open(path / _EMA_FILE, framework="pt") as file:
+            for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
+                average.copy_(file.get_tensor(name))
+            self.ema.optimization_step = int(file.metadata()["optimization_step"])
+        progress = json.loads((path / _PROGRESS_FILE).read_text())
+        self.pictures = progress["pictures"]
+        self.batches.restore(progress["batches"])
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
+
+    def save_pipeline(self, path: Path) -> None:
+        """Write the pipeline with the averaged weights, in diffusers' layout."""
+        with self._averaged() as network:
+            ScaleSpacePipeline(network, self.scheduler).save_pretrained(path)
+
+    def save_samples(self, path: Path, data: ImageDataset, progress: bool = True) -> None:
+        """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare.
+
+        A network that is conditioned on smaller pictures is given those of the first pictures of the data.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        count, classes = self.config.sample_images, self.config.network.num_classes
+        labels, condition = None if classes is None else torch.arange(count) % classes, None
+        if self.config.network.condition_size is not None:
+            condition = self._smaller(to_model(data.batch(torch.arange(count) % len(data))[0]))
+        with self._averaged() as network:
+            pipeline = ScaleSpacePipeline(network, self.scheduler)
+            pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
+            images = pipeline(
+                count,
+                generator=image_generators(self.config.seed, range(count)),
+                num_inference_steps=min(self.config.sample_steps, self.process.timesteps),
+                class_labels=labels,
+                output_type="pt",
+                return_dict=False,
+                condition=condition,
+            )[0]
+        write_file(path, picture_grid([to_picture(2 * image - 1) for image in images]).save)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[FlexiUNet]:
+        """The network with the averaged weights in it, inside the block only."""
+        network = self.accelerator.unwrap_model(self.network)
+        self.ema.store(network.parameters())
+        self.ema.copy_to(network.parameters())
+        try:
+            yield network.eval()
+        finally:
+            self.ema.restore(network.parameters())
+            network.train()
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of a step, counted from 0."""
+    return config.learning_rate * min(
+        1.0, (step + 1) / max(config.warmup_steps, 1), (config.max_steps - step) / max(config.cooldown_steps, 1)
+    )
+
+
+def _share(whole: range, rank: int, count: int) -> range:
+    """The positions of a step that a process takes; sizes differ by at most one."""
+    return range(whole.start + len(whole) * rank // count, whole.start + len(whole) * (rank + 1) // count)
+
+
+def _parts(batch: Batch, largest: int | None) -> list[Batch]:
+    """A batch cut into parts of at most ``largest`` pictures."""
+    count = -(-len(batch.images) // (largest or len(batch.images)))
+    parts = []
+    for positions in (_share(batch.positions, index, count) for index in range(count)):
+        own = slice(positions.start - batch.positions.start, positions.stop - batch.positions.start)
+        flips = None if batch.flips is None else batch.flips[own]
+        parts.append(
+            batch._replace(positions=positions, images=batch.images[own], labels=batch.labels[own], flips=flips)
+        )
+    return parts
+
+
+def _key(*words: int) -> int:
+    """A seed for torch that differs wherever the words do."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _generator(device: torch.device | str, *words: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(_key(*words))
