@@ -116,14 +116,13 @@ class TrainConfig(ModelConfig):
     max_steps: int = 100_000
     """Number of training steps. A larger number continues a finished run, unless it has cooldown-steps."""
     batch_size: int = 64
-    """Pictures a step, over all processes; at the average cost of a picture where level-sampling is not natural."""
+    """Number of pictures per step, over all processes. Other kinds of level-sampling than natural keep its mean compute."""
     micro_batch: int | None = None
-    """Largest number of pictures that a process runs at once; larger batches add up their gradients. None for no limit."""
+    """Largest number of pictures that a process runs at once. Larger batches add up their gradients. None sets no limit."""
     level_sampling: Literal["natural", "constant-compute", "constant-memory", "least-variance"] = "natural"
-    """Pictures a step at every resolution, for the same compute on average: as many at all; more at lower ones, for steps of
-    equal compute or memory; or what makes the variance of the gradient least, measured as the run goes."""
+    """Batch size by resolution: equal (natural), for equal compute or memory per step, or for the least gradient variance."""
     times: Literal["uniform", "log-snr", "log-normal"] = "uniform"
-    """Density of the times t: uniform in t (the paper's), uniform in log-SNR, or EDM's log-normal."""
+    """Density of the timesteps in training: uniform in t (the paper's), uniform in log-SNR, or EDM's log-normal density."""
     seed: int = 0
     """Seed of everything random: initial weights, data order, timesteps, noise, dropout and sample grids."""
     learning_rate: float = 1e-4
@@ -141,10 +140,9 @@ class TrainConfig(ModelConfig):
     ema_power: float = 0.75
     """The decay of the averaged weights rises to ema-decay as 1 - (1 + step)^-ema-power."""
     weight: Literal["min-snr", "constant", "snr", "max-snr", "v", "sigmoid"] = "min-snr"
-    """Weight of the squared error of x_0 as a function of the SNR. v is SNR + 1 / sigma-data^2, the squared error of v.
-    sigmoid is SNR gamma / (SNR + gamma), SiD2's, which falls off more smoothly than min-snr."""
+    """Weight of the squared error of x_0, by SNR. v is SNR + 1 / sigma-data^2. sigmoid, SiD2's, is a smoother min-snr."""
     weight_gamma: float = 5.0
-    """gamma of min-snr, which is min(SNR, gamma), and of sigmoid."""
+    """gamma in weight min-snr, which is min(SNR, gamma), and in weight sigmoid, which is SNR gamma / (SNR + gamma)."""
     weight_snr: Literal["own", "base"] = "own"
     """Which SNR the weight is a function of: the process's own, or that of the base noise schedule before the shift."""
     change_share: float | None = None
@@ -156,8 +154,7 @@ class TrainConfig(ModelConfig):
     flip: bool = True
     """Mirror pictures left to right at random."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Precision of the network's arithmetic. Weights, states and losses stay in float32. auto takes bf16 where the processor or
-    the accelerator multiplies it in hardware, and no reduced precision elsewhere; a run keeps what it began with."""
+    """Precision of the network's arithmetic; weights and losses stay in float32. auto is bf16 if the hardware computes it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which takes less memory and more time."""
     log_every: int = 10
