@@ -1,9 +1,18 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.metrics.sets import pictures
 from torch.testing import assert_close
 
-from scalespace.metrics.picture_distances import _radial_power, colour_distances, spectrum_distance
+from scalespace.metrics.picture_distances import (
+    _histogram_distance,
+    colour_distances,
+    colour_histograms,
+    radial_power,
+    spectrum_distance,
+)
+from scalespace.metrics.resampling import Resampling
 
 
 def _noise(seed, count, deviation, size=(32, 32)):
@@ -25,7 +34,7 @@ def test_a_cosine_has_all_its_power_at_its_frequency(size):
     height, width = size
     wave = torch.cos(torch.pi * 3 * (torch.arange(width) + 0.5) / width)
     pictures = (127.5 + 100 * wave).expand(2, 3, height, width).round().byte()
-    power = _radial_power(pictures)[0]
+    power = radial_power(pictures, Resampling.of_side(2, 0, 0, 0))[0]
     assert int(power[1:].argmax()) + 1 == max(1, round(3 * min(size) / width))
 
 
@@ -73,8 +82,28 @@ def test_colours_are_symmetric_and_the_sets_may_differ_in_number():
         assert getattr(there, name).low <= getattr(there, name).value <= getattr(there, name).high
 
 
+@given(
+    first=st.lists(st.integers(0, 18), min_size=1, max_size=7),
+    second=st.lists(st.integers(0, 18), min_size=1, max_size=7),
+)
+def test_the_distance_of_histograms_is_the_area_between_the_distribution_functions(first, second):
+    counted = [torch.bincount(torch.tensor(side), minlength=19)[None].double() for side in (first, second)]
+    below = [(torch.tensor(side)[:, None] <= torch.arange(19)).double().mean(0) for side in (first, second)]
+    assert float(_histogram_distance(*counted)) == pytest.approx(float((below[0] - below[1]).abs().sum()), abs=1e-12)
+
+
 def test_groups_of_pictures_add_up():
     # More pictures than are worked on at once.
-    x = _noise(0, 300, 20, (8, 8))
-    assert_close(_radial_power(x)[260:], _radial_power(x[260:]))
+    x, groups = _noise(0, 600, 20, (8, 8)), Resampling.of_side(600, 0, 3, 1)
+    power, colours = radial_power(x, groups), colour_histograms(x, groups)
+    assert power.shape[0] == colours.shape[1] == groups.groups == 50
+    for group in (0, 49):
+        own = x[groups.group == group]
+        alone = Resampling(torch.zeros(len(own), dtype=torch.int64), torch.ones(0, 1))
+        assert_close(power[group], radial_power(own, alone)[0])
+        assert torch.equal(colours[:, group], colour_histograms(own, alone)[:, 0])
+    # By other means: levels of red, and standard deviations of pictures.
+    assert torch.equal(colours[0].sum(0), torch.bincount(x[:, 0].flatten().long(), minlength=256))
+    deviations = x.double().flatten(1).std(1).round().long()
+    assert torch.equal(colours[5].sum(0), torch.bincount(deviations, minlength=256))
     assert colour_distances(x, x).channels.value == 0

@@ -40,6 +40,10 @@ class Arguments:
     """Nearest neighbours of precision, recall, density and coverage."""
     bootstrap: int = 100
     """Resamples of the intervals; 0 makes none."""
+    size: tuple[int, int] | None = None
+    """Height and width to compare at. None takes the size of the model or, for pictures of one size, theirs."""
+    cache: bool = True
+    """Keep what is measured of the reference in the user's cache folder, so that the next comparison is quicker."""
     num_images: int = 1000
     """Pictures to draw from a side that is a model."""
     steps: int = 50

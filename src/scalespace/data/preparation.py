@@ -36,12 +36,14 @@ class Preparation:
             synthetic pictures.
         enlarged: Number of pictures that were smaller than the image size.
         left_out: The pictures that cannot be decoded.
+        rule: How files become pictures.
     """
 
     image_size: tuple[int, int]
     sizes: tuple[tuple[tuple[int, int], int], ...] = ()
     enlarged: int = 0
     left_out: tuple[BadImage, ...] = ()
+    rule: str = DECODING_RULE
 
     @classmethod
     def of(cls, data: ImageDataset, numbers: Iterable[int]) -> Preparation:
@@ -76,13 +78,25 @@ class Preparation:
     def as_dict(self) -> dict[str, Any]:
         """The same as a dictionary that can be written as JSON."""
         return {
-            "rule": DECODING_RULE,
+            "rule": self.rule,
             "image_size": self.image_size,
             "sizes": [{"size": size, "count": count} for size, count in self.sizes],
             "resized": self.resized,
             "enlarged": self.enlarged,
             "left_out": [{"name": bad.name, "reason": bad.reason} for bad in self.left_out],
         }
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Preparation:
+        """The preparation that ``as_dict`` tells.
+
+        Raises:
+            KeyError: If something is missing, or another error if it is damaged.
+        """
+        height, width = told["image_size"]
+        sizes = tuple(((entry["size"][0], entry["size"][1]), entry["count"]) for entry in told["sizes"])
+        left_out = tuple(BadImage(bad["name"], bad["reason"]) for bad in told["left_out"])
+        return cls((height, width), sizes, told["enlarged"], left_out, told["rule"])
 
 
 def good_pictures(

@@ -21,12 +21,18 @@ from scalespace.metrics.features import (
 )
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.kernel_distance import kid
-from scalespace.metrics.picture_distances import colour_distances, spectrum_distance
+from scalespace.metrics.patches import DIRECTIONS, PICTURES, Projections, project
+from scalespace.metrics.picture_distances import (
+    colour_distances_of,
+    colour_histograms,
+    radial_power,
+    spectrum_distance_of,
+)
 from scalespace.metrics.precision_recall import prdc
 from scalespace.metrics.report import Evaluation, Row
-from scalespace.metrics.resampling import Measurement
-from scalespace.metrics.sides import Sampling, Side, is_model, open_side
-from scalespace.metrics.sliced_wasserstein import DIRECTIONS, PATCHES, PICTURES, sliced_wasserstein_bands
+from scalespace.metrics.resampling import Measurement, Resampling
+from scalespace.metrics.sides import Sampling, Side, open_sides
+from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
 __all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate", "leads"]
@@ -56,6 +62,8 @@ class Options:
         sampling: How to draw from a side that is a model.
         save_statistics: Where the statistics of the reference will be written, which ``Evaluation`` then holds.
         save_features: Whether they hold its features too.
+        size: (height, width) that pictures are compared at; None takes that of the sides.
+        cache: Whether what is measured of the reference is kept in the user's cache folder.
     """
 
     metrics: tuple[str, ...] | None = None
@@ -70,6 +78,8 @@ class Options:
     sampling: Sampling = field(default_factory=Sampling)
     save_statistics: str | None = None
     save_features: bool = False
+    size: tuple[int, int] | None = None
+    cache: bool = True
 
     def __post_init__(self) -> None:
         if self.metrics is not None and not self.metrics:
@@ -79,6 +89,8 @@ class Options:
                 raise UserError(f'"{name}" cannot be measured; use some of {",".join(METRICS)}')
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise UserError(f"--bootstrap is {self.bootstrap}; give at least 2 resamples, or 0 for no intervals")
+        if self.size is not None and min(self.size) < 1:
+            raise UserError("--size is {} {}; give a height and a width of at least 1 pixel".format(*self.size))
         if self.neighbours < 1:
             raise UserError(f"--neighbours is {self.neighbours}; give at least 1")
         if not 0 <= self.seed < 2**32:
@@ -108,7 +120,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     if options.save_statistics is not None:
         check_statistics_path(Path(options.save_statistics))
     progress = progress and leads()
-    sides = _open_sides(generated, reference, options, progress)
+    sides = open_sides(generated, reference, options.sampling, options.size, options.cache, progress)
     metrics = _metrics(options, sides)
     _check(sides, metrics, options.neighbours)
     needed = options.save_statistics is not None or any(name in _OF_FEATURES for name in metrics)
@@ -126,7 +138,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         extractor.mode if features else None,
         dimensions,
         tuple(rows),
-        tuple(_notes(metrics, sides, extractor.mode, dimensions)),
+        tuple(_notes(rows, metrics, sides, extractor.mode, dimensions)),
         options.bootstrap,
         options.seed,
         None if options.save_statistics is None else _statistics(options, sides[1], features[1], extractor.mode),
@@ -156,15 +168,31 @@ class _Sets:
     def drawing(self) -> dict[str, int]:
         return {"resamples": self.options.bootstrap, "seed": self.options.seed}
 
+    @property
+    def groups(self) -> tuple[Resampling, Resampling]:
+        """The groups that the pictures of either side are drawn anew by."""
+        first, second = (
+            Resampling.of_side(count, self.options.bootstrap, self.options.seed, number)
+            for number, count in enumerate(self.counts)
+        )
+        return first, second
+
+    def of_pictures(self, what: str, measure: Callable[[Tensor, Resampling, bool], Tensor]) -> tuple[Tensor, Tensor]:
+        """What is measured of the pictures of either side by itself, in the sums of every group."""
+
+        def of(side: Side, groups: Resampling, number: int) -> Tensor:
+            key = f"{what}, groups of seed {self.options.seed} for side {number}"
+            return side.measured(key, lambda pictures: {what: measure(pictures, groups, self.progress)})[what]
+
+        first, second = (
+            of(side, groups, number) for number, (side, groups) in enumerate(zip(self.sides, self.groups, strict=True))
+        )
+        return first, second
+
     def rows(self) -> tuple[Tensor, Tensor]:
         """The features of both sides, where pairs of pictures are compared."""
         device = self.options.sampling.device
         first, second = (side.to(device) for side in self.features if isinstance(side, Tensor))
-        return first, second
-
-    def pictures(self) -> tuple[Tensor, Tensor]:
-        """The pictures of both sides."""
-        first, second = (side.pictures for side in self.sides if side.pictures is not None)
         return first, second
 
 
@@ -194,20 +222,33 @@ def _prdc(sets: _Sets) -> list[Row]:
 
 
 def _swd(sets: _Sets) -> list[Row]:
-    found = sliced_wasserstein_bands(*sets.pictures(), **sets.drawing, progress=sets.progress)
-    first, second = (min(count, PICTURES) for count in sets.counts)
+    seed = sets.options.seed
+    counts = (min(sets.counts[0], PICTURES), min(sets.counts[1], PICTURES))
+    patches = patches_of_pictures(counts)
+
+    def of(number: int) -> dict[str, Projections]:
+        key = f"{patches[number]} patches on {DIRECTIONS} directions of seed {seed} for side {number}"
+        found = sets.sides[number].measured(
+            key,
+            lambda p: Projections.as_tensors(project(p, number, patches[number], seed=seed, progress=sets.progress)),
+        )
+        return Projections.from_tensors(found)
+
+    found = sliced_wasserstein(of(0), of(1), counts, **sets.drawing)
+    sampled = (patches[0] * counts[0], patches[1] * counts[1])
     return [
-        Row(f"swd_{band}", f"sliced Wasserstein distance, {band}, x 1000", measured, (first, second))
+        Row(f"swd_{band}", f"sliced Wasserstein distance, {band}, x 1000", measured, counts, patches=sampled)
         for band, measured in found.items()
     ]
 
 
 def _spectrum(sets: _Sets) -> list[Row]:
-    return [Row("spectrum", "power spectrum, dB", spectrum_distance(*sets.pictures(), **sets.drawing), sets.counts)]
+    found = spectrum_distance_of(*sets.of_pictures("spectrum", radial_power), sets.groups)
+    return [Row("spectrum", "power spectrum, dB", found, sets.counts)]
 
 
 def _colour(sets: _Sets) -> list[Row]:
-    found = colour_distances(*sets.pictures(), **sets.drawing)
+    found = colour_distances_of(*sets.of_pictures("colour", colour_histograms), sets.groups)
     names = {
         "channels": "colour values",
         "saturation": "saturation of pixels",
@@ -237,14 +278,6 @@ def _extractor(options: Options) -> FeatureExtractor:
     return InceptionFeatures(weights, options.resize, device) if weights else BuiltInFeatures(device)
 
 
-def _open_sides(generated: str, reference: str, options: Options, progress: bool) -> tuple[Side, Side]:
-    # Drawing takes long, so what can be wrong with the other side is seen before; synthetic pictures take its size.
-    paths = sorted((generated, reference), key=lambda path: (path.startswith("synthetic:"), is_model(path)))
-    first = open_side(paths[0], options.sampling, progress=progress)
-    second = open_side(paths[1], options.sampling, first.image_size, progress)
-    return (first, second) if paths[0] == generated else (second, first)
-
-
 def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
     """Those asked for, or all that the sides allow."""
     allowed: list[str] = list(METRICS)
@@ -267,23 +300,15 @@ def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
 
 def _check(sides: tuple[Side, Side], metrics: Sequence[str], neighbours: int) -> None:
     first, second = sides
-    if first.image_size != second.image_size:
-        raise UserError(
-            "{} has pictures of {}x{} and {} of {}x{} (height by width); give both sides one size".format(
-                first.name, *first.image_size, second.name, *second.image_size
-            )
-        )
-    grey = [_is_grey(side.pictures) for side in sides if side.pictures is not None]
+    pictured = [side for side in sides if side.statistics is None]
+    grey = [side.grey for side in pictured]
     if len(set(grey)) > 1:
-        names = first.name, second.name
         raise UserError(
-            f"all pictures of {names[grey.index(True)]} are grey and those of {names[grey.index(False)]} are not; "
-            "give both sides in colour or both in grey"
+            f"all pictures of {pictured[grey.index(True)].name} are grey and those of {pictured[grey.index(False)].name} are "
+            "not; give both sides in colour or both in grey"
         )
-    for side in sides:
-        if side.pictures is not None and all(
-            bool((part == side.pictures[0]).all()) for part in side.pictures.split(256)
-        ):
+    for side in pictured:
+        if side.constant:
             raise UserError(
                 f"all {side.count} pictures of {side.name} are the same, so that they have no distribution; "
                 "give different ones"
@@ -296,14 +321,11 @@ def _check(sides: tuple[Side, Side], metrics: Sequence[str], neighbours: int) ->
             )
 
 
-def _is_grey(pictures: Tensor) -> bool:
-    return all(bool((part == part[:, :1]).all()) for part in pictures.split(256))
-
-
 def _features(side: Side, extractor: FeatureExtractor, progress: bool) -> Tensor | Moments:
     if side.statistics is None:
-        assert side.pictures is not None
-        return extract(extractor, side.pictures, side.name, progress)
+        return side.measured(
+            str(extractor.mode), lambda pictures: {"features": extract(extractor, pictures, side.name, progress)}
+        )["features"]
     found = side.statistics
     if found.mode != extractor.mode:
         raise UserError(
@@ -320,7 +342,7 @@ def _dimensions(features: Tensor | Moments) -> int:
 def _statistics(options: Options, side: Side, features: Tensor | Moments, mode: Mode) -> Statistics:
     moments = features if isinstance(features, Moments) else Moments.of(features)
     kept = features if options.save_features and isinstance(features, Tensor) else None
-    return Statistics(mode, side.name, side.image_size, moments, kept)
+    return Statistics(mode, side.name, side.image_size, moments, kept, side.preparation)
 
 
 def _scaled(measured: Measurement, factor: float) -> Measurement:
@@ -328,7 +350,9 @@ def _scaled(measured: Measurement, factor: float) -> Measurement:
     return Measurement(factor * measured.value, *ends)
 
 
-def _notes(metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensions: int) -> Iterator[str]:
+def _notes(
+    rows: Sequence[Row], metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensions: int
+) -> Iterator[str]:
     """What a reader of the figures must know."""
     fewest = min(side.count for side in sides)
     if "fid" in metrics:
@@ -345,7 +369,13 @@ def _notes(metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensi
             f"These are distances of {mode.extractor} features and no FID or KID; those need --inception-weights or "
             f"{INCEPTION_VARIABLE}."
         )
-    if "swd" in metrics:
-        yield f"Sliced Wasserstein distance: {PATCHES} patches of 7x7 a picture and band, {DIRECTIONS} directions."
+    for row in rows:
+        if row.patches is not None:
+            first, second = (
+                f"{patches:,} patches of {count:,}{f' of {side.count:,}' if count < side.count else ''} pictures"
+                for patches, count, side in zip(row.patches, row.counts, sides, strict=True)
+            )
+            yield f"Sliced Wasserstein distance: in each band {first} against {second}, along {DIRECTIONS} directions."
+            break
     if any(side.statistics is not None and side.statistics.features is None for side in sides):
         yield "A side of moments alone is not drawn anew, so intervals are those of the other side's pictures."

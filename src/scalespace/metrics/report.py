@@ -24,6 +24,7 @@ class Row:
         counts: Pictures of either side that it was computed from.
         better: Whether lower or higher is better.
         remark: What people are told beside it.
+        patches: Patches of either side that it was computed from, where it was computed from patches.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Row:
     counts: tuple[int, int]
     better: str = "lower"
     remark: str = ""
+    patches: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,19 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         sides = {
-            name: {"name": side.name, "count": side.count, "image_size": side.image_size}
+            name: {
+                "name": side.name,
+                "count": side.count,
+                "image_size": side.image_size,
+                "preparation": side.preparation and side.preparation.as_dict(),
+            }
             for name, side in (("generated", self.generated), ("reference", self.reference))
         }
         features = None if self.mode is None else self.mode.as_dict() | {"dimensions": self.dimensions}
         rows = [
             {"key": row.key, "name": row.name, **asdict(row.measured), "counts": row.counts, "better": row.better}
             | ({"remark": row.remark} if row.remark else {})
+            | ({"patches": row.patches} if row.patches else {})
             for row in self.rows
         ]
         intervals = {"level": LEVEL, "resamples": self.resamples, "seed": self.seed}

@@ -64,6 +64,11 @@ class Resampling:
         order = torch.rand(resamples, number, generator=generator).argsort(1)
         return cls(group, (order < number // 2).double())
 
+    @classmethod
+    def of_side(cls, count: int, resamples: int, seed: int, side: int) -> Resampling:
+        """The groups of one side of a comparison, 0 or 1, which depend neither on the other side nor on what is measured."""
+        return cls.of(count, resamples, torch.Generator().manual_seed(2 * seed + side))
+
     @property
     def groups(self) -> int:
         """G."""
@@ -85,8 +90,12 @@ class Resampling:
 
     def means(self, values: Tensor) -> Tensor:
         """Mean over the pictures of every resample, shape (N, ...) to (R, ...), float64."""
-        total, counts = self.sums(values), self.weights @ self.counts
-        return (self.weights @ total.reshape(self.groups, -1) / counts[:, None]).reshape(-1, *values.shape[1:])
+        return self.half_means(self.sums(values))
+
+    def half_means(self, sums: Tensor) -> Tensor:
+        """Mean over the pictures of every resample, from the sums of every group, shape (G, ...) to (R, ...), float64."""
+        counts = self.weights @ self.counts
+        return (self.weights @ sums.reshape(self.groups, -1) / counts[:, None]).reshape(-1, *sums.shape[1:])
 
 
 def interval(value: float, resampled: Tensor, least: float = -math.inf, most: float = math.inf) -> Measurement:

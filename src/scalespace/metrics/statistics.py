@@ -1,6 +1,6 @@
 """Statistics of a set of pictures in a file, so that a reference is measured once: NumPy's .npz without pickles.
 
-about       JSON: mode of the features, name, number and size of the pictures
+about       JSON: mode of the features, name, number and size of the pictures, and how they were brought to it
 mean        (d,), float64
 covariance  (d, d), float64
 features    (N, d), float32, if kept; distances other than Frechet's need them
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scalespace.data.preparation import Preparation
 from scalespace.errors import UserError, cause
 from scalespace.files import check_writable, write_file
 from scalespace.metrics.features import Mode
@@ -38,6 +39,7 @@ class Statistics:
         image_size: (height, width) of the pictures.
         moments: Of the features.
         features: Shape (N, d), float32.
+        preparation: What happened to files that were brought to that size.
     """
 
     mode: Mode
@@ -45,6 +47,7 @@ class Statistics:
     image_size: tuple[int, int]
     moments: Moments
     features: Tensor | None = None
+    preparation: Preparation | None = None
 
 
 def check_statistics_path(path: Path) -> None:
@@ -71,6 +74,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         "name": statistics.name,
         "count": statistics.moments.count,
         "image_size": statistics.image_size,
+        "preparation": statistics.preparation and statistics.preparation.as_dict(),
     }
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
     arrays |= {"mean": statistics.moments.mean.numpy(), "covariance": statistics.moments.covariance.numpy()}
@@ -112,6 +116,8 @@ def read_statistics(path: Path) -> Statistics:
                 (height, width),
                 Moments(mean.double(), covariance.double(), count),
                 features,
+                # Earlier versions brought no pictures to a size.
+                Preparation.from_dict(about["preparation"]) if about.get("preparation") else None,
             )
     except UserError:
         raise

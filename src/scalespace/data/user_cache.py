@@ -1,0 +1,50 @@
+"""What is worth keeping between two commands: files in the user's cache folder, whole or absent, without which all works."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["keep", "kept_file"]
+
+
+def kept_file(kind: str, key: str, ending: str) -> Path | None:
+    """Where something is kept; None where the user has no folder for such things.
+
+    Args:
+        kind: Name of a folder for things of its kind.
+        key: All that the content depends on.
+        ending: Of the file's name, for example ".json".
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return root / "scalespace" / kind / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}{ending}"
+
+
+def keep(place: Path | None, content: bytes) -> None:
+    """Write a file that may be lost: on a full disk, or where there is no place, nothing happens.
+
+    Args:
+        place: As of ``kept_file``.
+        content: Of the file.
+    """
+    if place is None:
+        return
+    # Several processes may write at once, so each writes a file of its own.
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=place.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(partial).replace(place)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
