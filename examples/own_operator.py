@@ -64,7 +64,7 @@ def main(output: str = "runs/examples/own_operator.png", *, steps: int = 250) ->
     for _ in range(steps):
         x_0 = data.batch(torch.randint(len(data), (32,), generator=generator))[0] / 127.5 - 1
         group = times.draw(generator)
-        t = group.times(32, generator)
+        t = times.times(group, 32, generator)
         x_t = process.marginal(x_0, t).sample(generator)
         x0_s = degradation.operators(0 * t, t - 1)(x_0)
         prediction = network(x_t, t - 1, group.target_size).sample

@@ -50,7 +50,7 @@ def main(output: str = "runs/examples/train.png", *, steps: int = 300, batch: in
         x_0 = images / 127.5 - 1
         # All pictures of a batch go from one resolution to one; each has a time of its own.
         group = times.draw(generator)
-        t = group.times(batch, generator)
+        t = times.times(group, batch, generator)
         x_t = process.marginal(x_0, t).sample(generator)
         x0_s = process.degradation.operators(0 * t, t - 1)(x_0)
 
