@@ -1,8 +1,10 @@
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import scalespace
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
 from scalespace.cli import main
 
@@ -50,7 +52,7 @@ def test_links_between_documents_lead_somewhere():
     assert len(pages) > 5
     lost = []
     for page in pages:
-        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]", page.read_text()):
             name, _, anchor = target.partition("#")
             if not target.startswith("http"):
                 path = (page.parent / name).resolve() if name else page
@@ -65,8 +67,74 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_shows_what_plan_prints(capsys):
+def test_the_how_to_shows_what_plan_prints(capsys):
     main(["plan", "--preset", "celeba64-4l"])
     printed = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    shown = [line.split() for line in (ROOT / "README.md").read_text().splitlines()]
+    shown = [line.split() for line in (ROOT / "docs" / "howto.md").read_text().splitlines()]
     assert [line for line in printed if line not in shown] == []
+
+
+def _table(text: str, heading: str) -> list[list[str]]:
+    section = text.partition(f"\n{heading}\n")[2].partition("\n#")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return [rows[0], *rows[2:]]
+
+
+def test_the_results_in_the_readme_are_those_of_the_page_that_it_links():
+    quality = (ROOT / "docs" / "results" / "quality.md").read_text()
+    page = [line.strip("| ").split(" | ") for line in quality.partition("\n## ")[0].splitlines() if line[:2] == "| "]
+    known = {row[0]: dict(zip(page[0], row, strict=False)) for row in page}
+    head, *rows = _table((ROOT / "README.md").read_text(), "## Results")
+    assert len(rows) == 3
+    for row in rows:
+        assert row == [known[row[0]][column] for column in head]
+
+
+def test_the_readme_shows_one_picture_and_every_room():
+    text = (ROOT / "README.md").read_text()
+    assert len(re.findall(r"<img|!\[", text)) == 1
+    package = ROOT / "src" / "scalespace"
+    rooms = {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    modules = {path.name for path in package.glob("[a-z]*.py")} - {"cli.py"}
+    shown = [
+        name for row in _table(text, "## Where things are")[1:] for name in re.findall(r"\[([^]]+)\]\(src/", row[0])
+    ]
+    assert sorted(shown) == sorted(rooms | modules)
+
+
+def _names(path: Path) -> set[str]:
+    """Everything that a Python file defines at its top and in its classes, as NAME and as CLASS.NAME."""
+    found: set[str] = set()
+    bodies = [("", ast.parse(path.read_text()).body)]
+    for prefix, body in bodies:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                names = [node.name]
+            else:
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                inner = [part for target in targets if target is not None for part in ast.walk(target)]
+                names = [part.id for part in inner if isinstance(part, ast.Name)]
+            found |= {prefix + name for name in names} | set(names)
+            if isinstance(node, ast.ClassDef):
+                bodies.append((f"{node.name}.", node.body))
+    return found
+
+
+def test_the_reading_path_names_what_is_there():
+    # A name belongs to the file that was linked last before it, or is a public one.
+    page = ROOT / "docs" / "reading.md"
+    steps = re.findall(r"^\d+\. \[.*?\]\((\S+)\)", page.read_text(), re.MULTILINE)
+    assert len(steps) == 10
+    lost, checked, here = [], 0, None
+    for target, name in re.findall(r"\]\(([^)\s#]+)[^)]*\)|`([^`]+)`", page.read_text()):
+        if target:
+            here = page.parent / target
+        elif here is not None and here.suffix == ".py":
+            checked += 1
+            locals_of = "first", "last"  # of FlexiUNet.forward
+            if name not in {*_names(here), *scalespace.__all__} and not (
+                name in locals_of and "networks" in here.parts
+            ):
+                lost.append(f"{name} in {here.name}")
+    assert checked > 40
+    assert lost == []
