@@ -21,7 +21,7 @@ from scalespace.metrics.features import INCEPTION_SHA256
 from scalespace.metrics.frechet_distance import frechet
 from scalespace.metrics.sides import Sampling, open_side
 
-QUICK = ("--bootstrap", "20", "--quiet", "--device", "cpu")
+QUICK = ("--quiet", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -88,15 +88,15 @@ def test_every_figure_has_counts_and_an_interval(sides, capsys):
         assert row["low"] <= row["value"] <= row["high"]
         assert row["name"] in text
     assert found["features"]["extractor"] == "built-in"
-    assert found["intervals"] == {"level": 0.95, "resamples": 20, "seed": 0}
+    assert found["intervals"] == {"level": 0.95, "method": "jackknife", "groups": 24, "seed": 0}
     assert found["source"]["seed"] == 0
     assert (found["generated"]["count"], found["reference"]["image_size"]) == (24, [16, 16])
 
 
 def test_the_figures_are_those_of_the_functions(sides):
-    found = evaluate(*sides, Options(("fid",), bootstrap=0), progress=False)
+    found = evaluate(*sides, Options(("fid",), intervals=False), progress=False)
     pictures = [open_side(side, Sampling(), progress=False).pictures for side in sides]
-    expected = frechet(*(builtin_features(p) for p in pictures if p is not None), resamples=0).value
+    expected = frechet(*(builtin_features(p) for p in pictures if p is not None), intervals=False).value
     assert found.rows[0].measured.value == pytest.approx(expected, rel=1e-5)
     assert found.rows[0].measured.low is None
 
@@ -179,7 +179,6 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
     ("words", "sentence"),
     [
         ("--metrics fid,is", '"is" cannot be measured; use some of fid,kid,prdc,swd,spectrum,colour'),
-        ("--bootstrap 1", "--bootstrap is 1; give at least 2 resamples, or 0"),
         ("--neighbours 0", "--neighbours is 0"),
         ("--neighbours 24", "prdc cannot be measured, since there are 24 generated pictures and 24 neighbours"),
         ("--features x.pt --inception-weights y.pt", "name two extractors"),
@@ -191,7 +190,6 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
         ("--metrics ,", "--metrics names none; use some of fid,kid,prdc,swd,spectrum,colour, or leave it out"),
         ("--neighbours -1", "--neighbours is -1"),
         ("--neighbours 1000000000000", "since there are 24 generated pictures and 1000000000000 neighbours"),
-        ("--bootstrap -1", "--bootstrap is -1"),
         ("--seed 99999999999", "--seed is 99999999999; give 0 to 4294967295"),
         ("--save-features", "--save-features belongs to --save-statistics"),
         ("--features nothing.pt", "there is no feature extractor at nothing.pt"),
@@ -317,9 +315,9 @@ def test_pictures_are_read_as_they_are_stored(sides):
 
 
 def test_synthetic_pictures_take_the_size_of_the_other_side(sides):
-    found = evaluate("synthetic:shapes:20", sides[1], Options(("colour",), bootstrap=0), progress=False)
+    found = evaluate("synthetic:shapes:20", sides[1], Options(("colour",), intervals=False), progress=False)
     assert (found.generated.count, found.generated.image_size) == (20, (16, 16))
-    found = evaluate(sides[0], "synthetic:shapes:20", Options(("colour",), bootstrap=0), progress=False)
+    found = evaluate(sides[0], "synthetic:shapes:20", Options(("colour",), intervals=False), progress=False)
     assert (found.reference.count, found.generated.count) == (20, 24)
 
 

@@ -1,4 +1,5 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -64,3 +65,26 @@ def test_intervals_are_as_wide_as_independent_draws_vary():
     ]
     width = sum((f.high or 0) - (f.low or 0) for f in found) / len(found)
     assert 0.75 < width / (2 * 1.96 * float(torch.tensor([f.value for f in found]).std())) < 1.4
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(50, 0.01), (-300, 1e-3), (0.4, 0.4), (0, 5)])
+def test_features_far_from_zero_keep_their_digits_in_float32(mean, deviation):
+    x, y = (normal(k, n, 16, scale=deviation * (1 + k / 10), shift=mean).float() for k, n in ((0, 120), (1, 90)))
+    # By the definition, with all digits of the same float32 features.
+    a, b = ([[Fraction(float(v)) for v in row] for row in side.tolist()[:12]] for side in (x, y))
+    exact = _by_definition_of_fractions(a, b)
+    found = kid(x[:12], y[:12], subsets=2)
+    scale = 3 * (mean**2 + 1) ** 2 * deviation**2
+    for value in (found.all_pairs.value, found.subset_mean):
+        assert value == pytest.approx(exact, abs=2e-6 * scale)
+    wide, narrow = kid(x.double(), y.double()).all_pairs, kid(x, y).all_pairs
+    for end in ("value", "low", "high"):
+        assert getattr(narrow, end) == pytest.approx(getattr(wide, end), abs=2e-6 * scale)
+
+
+def _by_definition_of_fractions(x, y):
+    def k(a, b):
+        return (sum(v * w for v, w in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    within = [sum(k(a, b) for a, b in itertools.permutations(s, 2)) / (len(s) * (len(s) - 1)) for s in (x, y)]
+    return float(sum(within) - 2 * sum(k(a, b) for a in x for b in y) / (len(x) * len(y)))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from scalespace.metrics.picture_distances import (
     radial_power,
     spectrum_distance,
 )
-from scalespace.metrics.resampling import Resampling
+from scalespace.metrics.resampling import Groups
 
 
 def _noise(seed, count, deviation, size=(32, 32)):
@@ -34,7 +35,7 @@ def test_a_cosine_has_all_its_power_at_its_frequency(size):
     height, width = size
     wave = torch.cos(torch.pi * 3 * (torch.arange(width) + 0.5) / width)
     pictures = (127.5 + 100 * wave).expand(2, 3, height, width).round().byte()
-    power = radial_power(pictures, Resampling.of_side(2, 0, 0, 0))[0]
+    power = radial_power(pictures, Groups.of_side(2, 0, 0))[0]
     assert int(power[1:].argmax()) + 1 == max(1, round(3 * min(size) / width))
 
 
@@ -59,8 +60,8 @@ def test_constant_pictures_have_a_spectrum():
 def test_a_shift_of_all_colours_moves_values_and_brightness_alone():
     x = _noise(0, 40, 20)
     found = colour_distances(x + 10, x)
-    assert (found.channels.value, found.brightness.value) == (10, 10)
-    assert (found.saturation.value, found.contrast.value) == (0, 0)
+    assert (found.channels.value, found.brightness.value) == (10, pytest.approx(10))
+    assert (found.saturation.value, found.contrast.value) == (0, pytest.approx(0, abs=1e-9))
 
 
 def test_grey_pictures_lack_saturation_and_flat_ones_contrast():
@@ -94,16 +95,43 @@ def test_the_distance_of_histograms_is_the_area_between_the_distribution_functio
 
 def test_groups_of_pictures_add_up():
     # More pictures than are worked on at once.
-    x, groups = _noise(0, 600, 20, (8, 8)), Resampling.of_side(600, 0, 3, 1)
+    x, groups = _noise(0, 600, 20, (8, 8)), Groups.of_side(600, 3, 1)
     power, colours = radial_power(x, groups), colour_histograms(x, groups)
-    assert power.shape[0] == colours.shape[1] == groups.groups == 50
+    assert power.shape[0] == colours.shape[1] == groups.number == 50
     for group in (0, 49):
         own = x[groups.group == group]
-        alone = Resampling(torch.zeros(len(own), dtype=torch.int64), torch.ones(0, 1))
+        alone = Groups(torch.zeros(len(own), dtype=torch.int64), torch.ones(0, 1))
         assert_close(power[group], radial_power(own, alone)[0])
         assert torch.equal(colours[:, group], colour_histograms(own, alone)[:, 0])
-    # By other means: levels of red, and standard deviations of pictures.
+    # By other means: levels of red.
     assert torch.equal(colours[0].sum(0), torch.bincount(x[:, 0].flatten().long(), minlength=256))
-    deviations = x.double().flatten(1).std(1).round().long()
-    assert torch.equal(colours[5].sum(0), torch.bincount(deviations, minlength=256))
     assert colour_distances(x, x).channels.value == 0
+
+
+def test_brightness_and_contrast_are_not_rounded():
+    # All pictures of a side are a few levels, whose means and deviations lie between whole levels.
+    x, y = _noise(0, 50, 3, (5, 7)), _noise(1, 50, 3.3, (5, 7))
+    found = colour_distances(x, y)
+    for name, values in (
+        ("brightness", [np.sort(side.numpy().reshape(50, -1).mean(1)) for side in (x, y)]),
+        ("contrast", [np.sort(side.numpy().reshape(50, -1).std(1, ddof=1)) for side in (x, y)]),
+    ):
+        # Of as many numbers on either side the distance is that of the sorted ones.
+        assert getattr(found, name).value == pytest.approx(np.abs(values[0] - values[1]).mean(), rel=1e-9)
+
+
+def test_the_spectrum_of_large_bright_pictures_keeps_its_digits():
+    x = _noise(0, 2, 0.3, (256, 256)) + 110
+    expected = _power_in_float64(x)
+    assert_close(radial_power(x, Groups.of_side(2, 0, 0)).sum(0), expected, rtol=1e-4, atol=0)
+
+
+def _power_in_float64(pictures):
+    """The same from the DCT in float64."""
+    side = pictures.shape[-1]
+    C = torch.cos(torch.pi * (torch.arange(side).double() + 0.5) * torch.arange(side)[:, None].double() / side)
+    C *= torch.where(torch.arange(side) == 0, 1.0, 2.0).double().div(side).sqrt()[:, None]
+    power = (C @ pictures.double() @ C.mT).square().mean(1).sum(0).flatten()
+    shell = torch.hypot(*torch.meshgrid(*2 * [torch.arange(side).double()], indexing="ij")).round().long().flatten()
+    total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64)
+    return total.index_add(0, shell, power) / torch.bincount(shell)

@@ -66,3 +66,13 @@ def test_too_few_or_equal_pictures_are_refused():
         prdc(x[:5], x)
     with pytest.raises(ValueError, match="most pictures of one side are the same as 5 others"):
         prdc(x, torch.ones(30, 3))
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(50.0, 0.01), (-3000.0, 0.1)])
+def test_features_far_from_zero_have_the_same_neighbours(shift, scale):
+    # Whole multiples of a power of two, so that float32 holds the shifted features exactly.
+    x, y = ((normal(k, 150, 8, scale=scale * (1 - k / 4)) * 2**14).round() / 2**14 for k in range(2))
+    x, y = ((side + shift).float() for side in (x, y))
+    far = prdc(x, y)
+    near = prdc(x.double() - shift, y.double() - shift)
+    assert asdict(far) == asdict(near)

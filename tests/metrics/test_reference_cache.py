@@ -14,7 +14,7 @@ from scalespace.metrics import reference_cache
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
 from scalespace.metrics.reference_cache import measured_once
 
-QUICK = ("--bootstrap", "4", "--neighbours", "3", "--quiet", "--device", "cpu")
+QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +62,9 @@ def test_a_second_comparison_reads_the_reference_no_more_and_finds_the_same(side
     read_paths.clear()
     assert _figures(capsys, *sides) == first
     assert set(read_paths) == {sides[0]}
-    # Another number of resamples, and other drawn pictures, need nothing of the reference that is not known.
+    # Figures without intervals, and other drawn pictures, need nothing of the reference that is not known.
     read_paths.clear()
-    _figures(capsys, *sides, "--bootstrap", "6")
+    _figures(capsys, *sides, "--no-intervals")
     other = _folder(Path(sides[0]).parent / "other", 5, 20, (18, 18))
     found = _figures(capsys, other, sides[1])
     assert sides[1] not in read_paths

@@ -16,7 +16,7 @@ from scalespace.metrics.evaluate import INCEPTION_VARIABLE
 from scalespace.metrics.sides import Sampling, open_side, open_sides
 from scalespace.metrics.statistics import read_statistics
 
-QUICK = ("--bootstrap", "4", "--neighbours", "3", "--quiet", "--device", "cpu")
+QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)

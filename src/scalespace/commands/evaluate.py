@@ -38,8 +38,8 @@ class Arguments:
     """How pictures are resized for a network: antialiased bicubic, or bilinear without antialiasing as the first FID."""
     neighbours: int = 5
     """Nearest neighbours of precision, recall, density and coverage."""
-    bootstrap: int = 100
-    """Resamples of the intervals; 0 makes none."""
+    intervals: bool = True
+    """Tell with every figure how sure it is at these numbers of pictures."""
     size: tuple[int, int] | None = None
     """Height and width to compare at. None takes the size of the model or, for pictures of one size, theirs."""
     cache: bool = True

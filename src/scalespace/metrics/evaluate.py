@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.patches import DIRECTIONS, PICTURES, Projections, project
 from scalespace.metrics.picture_distances import (
+    brightness_and_contrast,
     colour_distances_of,
     colour_histograms,
     radial_power,
@@ -30,7 +32,7 @@ from scalespace.metrics.picture_distances import (
 )
 from scalespace.metrics.precision_recall import prdc
 from scalespace.metrics.report import Evaluation, Row
-from scalespace.metrics.resampling import Measurement, Resampling
+from scalespace.metrics.resampling import GROUPS, Groups, Measurement, both_sides
 from scalespace.metrics.sides import Sampling, Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
@@ -57,8 +59,8 @@ class Options:
         trust: Whether to run the program that ``features`` is.
         resize: How pictures are resized for a network.
         neighbours: k of precision and recall.
-        bootstrap: Resamples of the intervals; 0 makes none.
-        seed: Of resamples, subsets, patches and directions.
+        intervals: Whether to compute the intervals.
+        seed: Seed of the groups that are left out for intervals, subsets, patches and directions.
         sampling: How to draw from a side that is a model.
         save_statistics: Where the statistics of the reference will be written, which ``Evaluation`` then holds.
         save_features: Whether they hold its features too.
@@ -73,7 +75,7 @@ class Options:
     trust: bool = False
     resize: ResizeRule = "clean"
     neighbours: int = 5
-    bootstrap: int = 100
+    intervals: bool = True
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     save_statistics: str | None = None
@@ -87,8 +89,6 @@ class Options:
         for name in self.metrics or ():
             if name not in METRICS:
                 raise UserError(f'"{name}" cannot be measured; use some of {",".join(METRICS)}')
-        if self.bootstrap < 0 or self.bootstrap == 1:
-            raise UserError(f"--bootstrap is {self.bootstrap}; give at least 2 resamples, or 0 for no intervals")
         if self.size is not None and min(self.size) < 1:
             raise UserError("--size is {} {}; give a height and a width of at least 1 pixel".format(*self.size))
         if self.neighbours < 1:
@@ -139,10 +139,16 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         dimensions,
         tuple(rows),
         tuple(_notes(rows, metrics, sides, extractor.mode, dimensions)),
-        options.bootstrap,
+        _groups_left_out(features, sides) if options.intervals else 0,
         options.seed,
         None if options.save_statistics is None else _statistics(options, sides[1], features[1], extractor.mode),
     )
+
+
+def _groups_left_out(features: Sequence[Tensor | Moments], sides: tuple[Side, Side]) -> int:
+    """Number of times that a figure is computed again; a side of moments alone has no groups."""
+    counts = [side.count for of, side in zip(features, sides, strict=False) if not isinstance(of, Moments)]
+    return min([GROUPS, *(counts or [0])])
 
 
 def leads() -> bool:
@@ -165,22 +171,18 @@ class _Sets:
         return self.sides[0].count, self.sides[1].count
 
     @property
-    def drawing(self) -> dict[str, int]:
-        return {"resamples": self.options.bootstrap, "seed": self.options.seed}
+    def drawing(self) -> dict[str, Any]:
+        return {"intervals": self.options.intervals, "seed": self.options.seed}
 
     @property
-    def groups(self) -> tuple[Resampling, Resampling]:
-        """The groups that the pictures of either side are drawn anew by."""
-        first, second = (
-            Resampling.of_side(count, self.options.bootstrap, self.options.seed, number)
-            for number, count in enumerate(self.counts)
-        )
-        return first, second
+    def groups(self) -> tuple[Groups, Groups]:
+        """The groups of either side's pictures, which are left out for the intervals."""
+        return both_sides(self.counts, **self.drawing)
 
-    def of_pictures(self, what: str, measure: Callable[[Tensor, Resampling, bool], Tensor]) -> tuple[Tensor, Tensor]:
+    def of_pictures(self, what: str, measure: Callable[[Tensor, Groups, bool], Tensor]) -> tuple[Tensor, Tensor]:
         """What is measured of the pictures of either side by itself, in the sums of every group."""
 
-        def of(side: Side, groups: Resampling, number: int) -> Tensor:
+        def of(side: Side, groups: Groups, number: int) -> Tensor:
             key = f"{what}, groups of seed {self.options.seed} for side {number}"
             return side.measured(key, lambda pictures: {what: measure(pictures, groups, self.progress)})[what]
 
@@ -227,7 +229,7 @@ def _swd(sets: _Sets) -> list[Row]:
     patches = patches_of_pictures(counts)
 
     def of(number: int) -> dict[str, Projections]:
-        key = f"{patches[number]} patches on {DIRECTIONS} directions of seed {seed} for side {number}"
+        key = f"{patches[number]} patches in groups on {DIRECTIONS} directions of seed {seed} for side {number}"
         found = sets.sides[number].measured(
             key,
             lambda p: Projections.as_tensors(project(p, number, patches[number], seed=seed, progress=sets.progress)),
@@ -243,12 +245,16 @@ def _swd(sets: _Sets) -> list[Row]:
 
 
 def _spectrum(sets: _Sets) -> list[Row]:
-    found = spectrum_distance_of(*sets.of_pictures("spectrum", radial_power), sets.groups)
+    found = spectrum_distance_of(*sets.of_pictures("radial power", radial_power), sets.groups)
     return [Row("spectrum", "power spectrum, dB", found, sets.counts)]
 
 
 def _colour(sets: _Sets) -> list[Row]:
-    found = colour_distances_of(*sets.of_pictures("colour", colour_histograms), sets.groups)
+    found = colour_distances_of(
+        sets.of_pictures("colour levels", colour_histograms),
+        sets.of_pictures("brightness and contrast", lambda pictures, *_: brightness_and_contrast(pictures)),
+        sets.groups,
+    )
     names = {
         "channels": "colour values",
         "saturation": "saturation of pixels",
@@ -378,4 +384,4 @@ def _notes(
             yield f"Sliced Wasserstein distance: in each band {first} against {second}, along {DIRECTIONS} directions."
             break
     if any(side.statistics is not None and side.statistics.features is None for side in sides):
-        yield "A side of moments alone is not drawn anew, so intervals are those of the other side's pictures."
+        yield "Nothing can be left out of a side of moments alone, so intervals are those of the other side's pictures."

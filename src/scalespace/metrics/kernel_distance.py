@@ -6,18 +6,28 @@ It is the unbiased squared maximum mean discrepancy of k(x, y) = (x.y / d + 1)^3
 
 which is 0 on average for sets of one distribution, and may fall below.
 
+Features that lie far from zero would leave no digit of it in float32. With a centre m, x = m + u, a = m.u / d and
+c = |m|^2 / d + 1, the base of the kernel is g + p with g = c + a_x + a_y and p = u_x.u_y / d, and
+
+    (g + p)^3 - c^3 = (g^3 - c^3) + 3 g^2 p + (3 g + p) p^2.
+
+c^3 cancels in the distance. The next two terms are polynomials in a and u, whose sums over pairs are products of sums over
+pictures, taken in float64. Only the last is summed over all pairs in the features' own precision, and it is as small as the
+features' scatter.
+
 Source: Binkowski et al. 2018, Demystifying MMD GANs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scalespace.metrics.feature_sets import check_features, rows_at_once
-from scalespace.metrics.resampling import Measurement, Resampling, interval
+from scalespace.metrics.feature_sets import check_features, mean_of, rows_at_once
+from scalespace.metrics.resampling import Groups, Measurement, both_sides, interval
 
 __all__ = ["KID", "kid"]
 
@@ -46,84 +56,151 @@ def kid(
     second: Tensor,
     subsets: int = 100,
     subset_size: int = 1000,
-    resamples: int = 100,
+    intervals: bool = True,
     seed: int = 0,
 ) -> KID:
-    """Kernel distances of two sets of pictures, computed in the features' own precision and summed in float64.
+    """Kernel distances of two sets of pictures.
 
     Args:
         first: Features, shape (N, d).
         second: Features, shape (M, d).
         subsets: Number of random subsets.
         subset_size: Pictures of a side in each, drawn without replacement; at most N and M are taken.
-        resamples: Of the interval of the distance over all pairs.
-        seed: Of subsets and resamples.
+        intervals: Whether to compute the interval of the distance over all pairs.
+        seed: Seed of the subsets, and of the groups that are left out for the interval.
 
     Raises:
         ValueError: If there are fewer than two rows, one is not finite, or dimensions differ.
     """
     check_features(first, second)
     generator = torch.Generator().manual_seed(seed)
+    centre = (mean_of(first) + mean_of(second)) / 2
+    sides = [_Centred.of(side, centre) for side in (first, second)]
     size = min(subset_size, len(first), len(second))
     values = torch.tensor(
         [
-            _mmd(*(side[torch.randperm(len(side), generator=generator)[:size]] for side in (first, second)))
+            _all_pairs(*(side.chosen(torch.randperm(side.count, generator=generator)[:size]) for side in sides))
             for _ in range(subsets)
         ],
         dtype=torch.float64,
     )
-    sides = [Resampling.of(len(side), resamples, generator) for side in (first, second)]
-    within = [_kernel_within(side, groups) for side, groups in zip((first, second), sides, strict=True)]
-    across = _kernel_across(first, second, *sides)
-    ones = [torch.ones(1, groups.groups, dtype=torch.float64) for groups in sides]
-    value = float(_weighted_mmd(within, across, ones, sides))
-    drawn = _weighted_mmd(within, across, [groups.weights for groups in sides], sides)
-    spread = float(values.std(correction=0))
-    return KID(interval(value, drawn), float(values.mean()), spread, subsets, size)
+    dealt = both_sides((len(first), len(second)), intervals, seed)
+    measured = interval(*_distances(sides, dealt))
+    return KID(measured, float(values.mean()), float(values.std(correction=0)), subsets, size)
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return torch.addmm(x.new_ones(()), x, y.mT, alpha=1 / x.shape[1]).pow_(3)
+@dataclass(frozen=True)
+class _Centred:
+    """Features x = m + u of one side.
+
+    Args:
+        u: Shape (N, d), of the features' type and on their device.
+        a: m.u / d, shape (N,), float64 on the CPU.
+        b: |u|^2 / d, shape (N,), float64 on the CPU.
+        c: |m|^2 / d + 1.
+    """
+
+    u: Tensor
+    a: Tensor
+    b: Tensor
+    c: float
+
+    @classmethod
+    def of(cls, features: Tensor, centre: Tensor) -> _Centred:
+        u = torch.empty_like(features)
+        a, b = torch.empty(2, len(features), dtype=torch.float64)
+        for rows in torch.arange(len(features)).split(rows_at_once(features.shape[1])):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            u[part] = features[part].cpu().double() - centre
+            # Of u as it was rounded, so that g + p is the base of exactly one kernel.
+            rounded = u[part].cpu().double()
+            a[part], b[part] = rounded @ centre / features.shape[1], rounded.square().mean(1)
+        return cls(u, a, b, float(centre.square().mean()) + 1)
+
+    @property
+    def count(self) -> int:
+        return len(self.u)
+
+    def chosen(self, rows: Tensor) -> _Centred:
+        return _Centred(self.u[rows.to(self.u.device)], self.a[rows], self.b[rows], self.c)
+
+    def moments(self, groups: Groups) -> tuple[list[Tensor], list[Tensor]]:
+        """Sums over every group of a^k for k to 3, shape (G,), and of a^k u for k to 2, shape (G, d)."""
+        powers = [self.a**k for k in range(4)]
+        weighted = [torch.zeros(groups.number, self.u.shape[1], dtype=torch.float64) for _ in range(3)]
+        for rows in torch.arange(self.count).split(rows_at_once(self.u.shape[1])):
+            part = self.u[int(rows[0]) : int(rows[-1]) + 1].cpu().double()
+            for total, power in zip(weighted, powers, strict=False):
+                total.index_add_(0, groups.group[rows], power[rows, None] * part)
+        return [groups.sums(power) for power in powers], weighted
 
 
-def _mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared MMD of as many pictures of either side."""
-    count = len(x)
-    within = sum(
-        kernel.sum(dtype=torch.float64) - kernel.diagonal().sum(dtype=torch.float64)
-        for kernel in (_kernel(x, x), _kernel(y, y))
-    )
-    return float(within / (count * (count - 1)) - 2 * _kernel(x, y).mean(dtype=torch.float64))
+def _distances(sides: Sequence[_Centred], groups: Sequence[Groups]) -> tuple[float, Tensor]:
+    """The distance of all pictures, and those without each of the groups, shape (R,)."""
+    kernels = [_within(sides[0], groups[0]), _within(sides[1], groups[1]), _across(sides, groups)]
+
+    def distance(kept: list[Tensor]) -> Tensor:
+        n, m = (w @ side.counts for w, side in zip(kept, groups, strict=True))
+        xx, yy, xy = (
+            torch.einsum("rg,gh,rh->r", kept[i], kernel, kept[j])
+            for kernel, i, j in zip(kernels, (0, 1, 0), (0, 1, 1), strict=True)
+        )
+        return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+    everything = [torch.ones(1, side.number, dtype=torch.float64) for side in groups]
+    return float(distance(everything)), distance([side.kept for side in groups])
 
 
-def _kernel_within(x: Tensor, groups: Resampling) -> Tensor:
-    """Sums of the kernel over the pairs of different pictures of two groups, shape (G, G), float64."""
-    members = groups.members(x)
-    total = torch.zeros(groups.groups, groups.groups, dtype=torch.float64)
+def _all_pairs(first: _Centred, second: _Centred) -> float:
+    groups = [Groups(torch.zeros(side.count, dtype=torch.long), torch.zeros(0, 1).double()) for side in (first, second)]
+    return _distances([first, second], groups)[0]
+
+
+def _within(x: _Centred, groups: Groups) -> Tensor:
+    """Sums of the kernel less c^3 over the pairs of different pictures of two groups, shape (G, G), float64."""
+    # Pictures with themselves, which the products of sums hold too.
+    a = 2 * x.a
+    themselves = a * (3 * x.c * (x.c + a) + a**2) + 3 * (x.c + a) ** 2 * x.b
+    total = torch.zeros(groups.number, groups.number, dtype=torch.float64)
+    members = groups.members(x.u)
     # Each pair once: rows against themselves and all that follow.
-    for rows in torch.arange(len(x)).split(rows_at_once(len(x))):
-        first, after = int(rows[0]), int(rows[-1]) + 1
-        kernel = _kernel(x[first:after], x[first:])
-        kernel[:, : after - first].tril_(-1)
-        total.index_add_(0, groups.group[rows], (kernel @ members[first:]).double().cpu())
-    return total + total.mT
+    for rows in torch.arange(x.count).split(rows_at_once(x.count)):
+        start, end = int(rows[0]), int(rows[-1]) + 1
+        terms = _last_term(x, x, slice(start, end), slice(start, None))
+        terms[:, : end - start].tril_(-1)
+        total.index_add_(0, groups.group[rows], (terms @ members[start:]).double().cpu())
+    moments = x.moments(groups)
+    return total + total.mT + _first_terms(moments, moments, x) - groups.sums(themselves).diag()
 
 
-def _kernel_across(x: Tensor, y: Tensor, x_groups: Resampling, y_groups: Resampling) -> Tensor:
-    """Sums of the kernel over the pairs of pictures of a group of x and one of y, shape (G_x, G_y), float64."""
-    members = y_groups.members(y)
-    total = torch.zeros(x_groups.groups, y_groups.groups, dtype=torch.float64)
-    for rows in torch.arange(len(x)).split(rows_at_once(len(y))):
-        kernel = _kernel(x[rows[0] : rows[-1] + 1], y)
-        total.index_add_(0, x_groups.group[rows], (kernel @ members).double().cpu())
-    return total
+def _across(sides: Sequence[_Centred], groups: Sequence[Groups]) -> Tensor:
+    """Sums of the kernel less c^3 over the pairs of pictures of a group of x and one of y, shape (G, G), float64."""
+    x, y = sides
+    members = groups[1].members(y.u)
+    total = torch.zeros(groups[0].number, groups[1].number, dtype=torch.float64)
+    for rows in torch.arange(x.count).split(rows_at_once(y.count)):
+        terms = _last_term(x, y, slice(int(rows[0]), int(rows[-1]) + 1), slice(None))
+        total.index_add_(0, groups[0].group[rows], (terms @ members).double().cpu())
+    first, second = (side.moments(g) for side, g in zip(sides, groups, strict=True))
+    return total + _first_terms(first, second, x)
 
 
-def _weighted_mmd(within: list[Tensor], across: Tensor, weights: list[Tensor], sides: list[Resampling]) -> Tensor:
-    """Unbiased squared MMD of every resample, shape (R,)."""
-    totals = [w @ side.counts for w, side in zip(weights, sides, strict=True)]
-    first, second = (
-        torch.einsum("rg,gh,rh->r", w, kernel, w) / (total * (total - 1))
-        for kernel, w, total in zip(within, weights, totals, strict=True)
-    )
-    return first + second - 2 * torch.einsum("rg,gh,rh->r", weights[0], across, weights[1]) / (totals[0] * totals[1])
+def _first_terms(
+    first: tuple[list[Tensor], list[Tensor]], second: tuple[list[Tensor], list[Tensor]], x: _Centred
+) -> Tensor:
+    """Sums of (g^3 - c^3) + 3 g^2 p over the pairs of pictures of two groups, shape (G, G)."""
+    (A, U), (B, V) = first, second
+    c, d = x.c, x.u.shape[1]
+    h = [
+        A[1].outer(B[0]) + A[0].outer(B[1]),
+        A[2].outer(B[0]) + 2 * A[1].outer(B[1]) + A[0].outer(B[2]),
+        A[3].outer(B[0]) + 3 * A[2].outer(B[1]) + 3 * A[1].outer(B[2]) + A[0].outer(B[3]),
+    ]
+    squares = (c**2 * U[0] + 2 * c * U[1] + U[2]) @ V[0].mT + 2 * (c * U[0] + U[1]) @ V[1].mT + U[0] @ V[2].mT
+    return 3 * c**2 * h[0] + 3 * c * h[1] + h[2] + 3 / d * squares
+
+
+def _last_term(x: _Centred, y: _Centred, rows: slice, columns: slice) -> Tensor:
+    """(3 g + p) p^2 of the pairs of some pictures, in the features' own precision."""
+    p = x.u[rows] @ y.u[columns].mT / x.u.shape[1]
+    return (p + 3 * (x.c + x.a[rows]).to(p)[:, None]).add_(3 * y.a[columns].to(p)).mul_(p).mul_(p)

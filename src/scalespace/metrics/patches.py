@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scalespace.metrics.resampling import Resampling
+from scalespace.metrics.resampling import Groups
 
 __all__ = [
     "DIRECTIONS",
@@ -51,6 +51,7 @@ _SPREAD = 4.0  # half of all bins are closer to zero than this
 _SMALLEST_BAND = 16
 _BATCH = 256  # pictures
 _AT_ONCE = 64  # directions
+_LEAST_DEVIATION = 1e-3  # levels of 255
 _LOOKED_AT = 4096  # patches that tell what the normalisation changes
 _BAR_DELAY = 2.0  # seconds without a bar
 
@@ -120,7 +121,7 @@ def project(
         raise ValueError(f"pictures of {height}x{width} hold no patches of {PATCH} pixels; give larger ones")
     common, own = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(2 * seed + side)
     numbers = torch.randperm(len(pictures), generator=own)[:PICTURES]
-    groups = Resampling.of_side(len(numbers), 0, seed, side)
+    groups = Groups.of_side(len(numbers), seed, side)
     sizes = _band_sizes((height, width))
     found: dict[str, Projections] = {}
     bar = tqdm(
@@ -226,9 +227,9 @@ def _random_patches(pictures: Tensor, numbers: Tensor, level: int, count: int, g
 def _normalise(patches: Tensor) -> Tensor:
     """Give the channels of patches mean 0 and variance 1 over the whole set, in place; shape (P, C, 49)."""
     for channel in patches.unbind(1):
-        # A channel that does not vary, as in flat pictures, has no texture and stays at zero.
-        channel -= channel.double().mean().float()
-        channel /= channel.square().mean(dtype=torch.float64).sqrt().clamp_min(1e-6).float()
+        channel -= channel.mean(dtype=torch.float64).float()
+        # A channel that does not vary, as in flat pictures, has no texture but the pyramid's rounding, some 1e-5 levels.
+        channel /= channel.square().mean(dtype=torch.float64).sqrt().clamp_min(_LEAST_DEVIATION).float()
     return patches
 
 

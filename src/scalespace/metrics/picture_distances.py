@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scalespace.metrics.resampling import Measurement, Resampling, interval
+from scalespace.metrics.resampling import Groups, Measurement, both_sides, interval
 from scalespace.operators.dct import dct_matrix
 
 __all__ = [
     "ColourDistances",
+    "brightness_and_contrast",
     "check_sizes",
     "colour_distances",
     "colour_distances_of",
@@ -36,9 +37,6 @@ __all__ = [
     "spectrum_distance",
     "spectrum_distance_of",
 ]
-
-Groups = tuple[Resampling, Resampling]
-"""The groups of both sides."""
 
 _BATCH = 256
 _ROUNDING_POWER = 1 / 12
@@ -50,30 +48,30 @@ class ColourDistances:
     """Wasserstein distances in levels of 0..255."""
 
     channels: Measurement
-    """Of the values of red, green and blue; their mean."""
+    """Mean of the distances of the values of red, of green and of blue."""
     saturation: Measurement
     brightness: Measurement
     contrast: Measurement
 
 
-def spectrum_distance(first: Tensor, second: Tensor, resamples: int = 100, seed: int = 0) -> Measurement:
+def spectrum_distance(first: Tensor, second: Tensor, intervals: bool = True, seed: int = 0) -> Measurement:
     """Distance of the radial power spectra in decibels.
 
     Args:
         first: Pictures, uint8 of shape (N, C, H, W).
         second: Pictures, uint8 of shape (M, C, H, W).
-        resamples: Number of resamples for the interval.
-        seed: Seed of the resamples.
+        intervals: Whether to compute the interval.
+        seed: Seed of the groups that are left out for the interval.
 
     Raises:
         ValueError: If the pictures of the sides differ in size.
     """
     check_sizes(first, second)
-    groups = _groups(first, second, resamples, seed)
+    groups = both_sides((len(first), len(second)), intervals, seed)
     return spectrum_distance_of(radial_power(first, groups[0]), radial_power(second, groups[1]), groups)
 
 
-def spectrum_distance_of(first: Tensor, second: Tensor, groups: Groups) -> Measurement:
+def spectrum_distance_of(first: Tensor, second: Tensor, groups: tuple[Groups, Groups]) -> Measurement:
     """The same from ``radial_power`` of either side."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -81,36 +79,50 @@ def spectrum_distance_of(first: Tensor, second: Tensor, groups: Groups) -> Measu
         return decibels[..., 1:].square().mean(-1).sqrt()
 
     means = [power.sum(0) / len(g.group) for g, power in zip(groups, (first, second), strict=True)]
-    drawn = [g.half_means(power) for g, power in zip(groups, (first, second), strict=True)]
-    return interval(float(distance(*means)), distance(*drawn), least=0.0)
+    without = [g.kept_means(power) for g, power in zip(groups, (first, second), strict=True)]
+    return interval(float(distance(*means)), distance(*without), least=0.0)
 
 
-def colour_distances(first: Tensor, second: Tensor, resamples: int = 100, seed: int = 0) -> ColourDistances:
+def colour_distances(first: Tensor, second: Tensor, intervals: bool = True, seed: int = 0) -> ColourDistances:
     """Distances of the distributions of colours.
 
     Args:
         first: Pictures, uint8 of shape (N, 3, H, W).
         second: Pictures, uint8 of shape (M, 3, H, W). The sizes may differ.
-        resamples: Number of resamples for the intervals.
-        seed: Seed of the resamples.
+        intervals: Whether to compute the intervals.
+        seed: Seed of the groups that are left out for the intervals.
     """
-    groups = _groups(first, second, resamples, seed)
-    return colour_distances_of(colour_histograms(first, groups[0]), colour_histograms(second, groups[1]), groups)
+    groups = both_sides((len(first), len(second)), intervals, seed)
+    histograms = (colour_histograms(first, groups[0]), colour_histograms(second, groups[1]))
+    return colour_distances_of(histograms, (brightness_and_contrast(first), brightness_and_contrast(second)), groups)
 
 
-def colour_distances_of(first: Tensor, second: Tensor, groups: Groups) -> ColourDistances:
-    """The same from ``colour_histograms`` of either side."""
+def colour_distances_of(
+    histograms: tuple[Tensor, Tensor], pictures: tuple[Tensor, Tensor], groups: tuple[Groups, Groups]
+) -> ColourDistances:
+    """The same from ``colour_histograms`` and ``brightness_and_contrast`` of either side."""
+    # All pictures, and then those without each of the groups.
+    kept = [torch.cat([torch.ones_like(side.counts)[None], side.kept]) for side in groups]
 
-    def distance(*rows: int) -> Measurement:
-        pairs = [(first[row].double(), second[row].double()) for row in rows]
-        value = sum(float(_histogram_distance(*(h.sum(0, keepdim=True) for h in pair))) for pair in pairs)
-        drawn = [_histogram_distance(*(g.weights @ h for g, h in zip(groups, pair, strict=True))) for pair in pairs]
-        return interval(value / len(rows), torch.stack(drawn).mean(0), least=0.0)
+    def of_pixels(*rows: int) -> Measurement:
+        pairs = [[weights @ side[row].double() for weights, side in zip(kept, histograms, strict=True)] for row in rows]
+        found = torch.stack([_histogram_distance(*pair) for pair in pairs]).mean(0)
+        return interval(float(found[0]), found[1:], least=0.0)
 
-    return ColourDistances(distance(0, 1, 2), distance(3), distance(4), distance(5))
+    def of_pictures(row: int) -> Measurement:
+        places, order = torch.cat([side[row] for side in pictures]).sort()
+        lengths = places.diff()
+        found = []
+        for first, second in zip(*kept, strict=True):
+            a, b = (weights[side.group] for weights, side in zip((first, second), groups, strict=True))
+            steps = torch.cat([a / a.sum(), -b / b.sum()])[order]
+            found.append(steps.cumsum(0)[:-1].abs() @ lengths)
+        return interval(float(found[0]), torch.stack(found)[1:], least=0.0)
+
+    return ColourDistances(of_pixels(0, 1, 2), of_pixels(3), of_pictures(0), of_pictures(1))
 
 
-def radial_power(pictures: Tensor, groups: Resampling, progress: bool = False) -> Tensor:
+def radial_power(pictures: Tensor, groups: Groups, progress: bool = False) -> Tensor:
     """Mean square DCT coefficient of each radial frequency, summed over the pictures of every group.
 
     Args:
@@ -130,16 +142,20 @@ def radial_power(pictures: Tensor, groups: Resampling, progress: bool = False) -
     shell[1:].clamp_min_(1)
     members = torch.nn.functional.one_hot(shell).float()
     members /= members.sum(0)
-    total = torch.zeros(groups.groups, members.shape[1], dtype=torch.float64)
+    total = torch.zeros(groups.number, members.shape[1], dtype=torch.float64)
     with _bar("spectra", len(pictures), progress) as bar:
         for part, group in zip(pictures.split(_BATCH), groups.group.split(_BATCH), strict=True):
-            power = (rows @ part.float() @ columns.mT).square().mean(1).flatten(1) @ members
-            total.index_add_(0, group, power.double())
+            values = part.float()
+            # The mean is by far the largest coefficient, and its rounding would show in all others of large pictures.
+            means = values.mean((2, 3), keepdim=True, dtype=torch.float64).float()
+            power = (rows @ (values - means) @ columns.mT).square()
+            power[..., 0, 0] = means[..., 0, 0].square() * (height * width)
+            total.index_add_(0, group, (power.mean(1).flatten(1) @ members).double())
             bar.update(len(part))
     return total
 
 
-def colour_histograms(pictures: Tensor, groups: Resampling, progress: bool = False) -> Tensor:
+def colour_histograms(pictures: Tensor, groups: Groups, progress: bool = False) -> Tensor:
     """Histograms of the levels 0..255 in every group of pictures.
 
     Args:
@@ -148,18 +164,31 @@ def colour_histograms(pictures: Tensor, groups: Resampling, progress: bool = Fal
         progress: Whether work of more than two seconds shows a progress bar on stderr.
 
     Returns:
-        Shape (6, G, 256), int64: red, green, blue and saturation of pixels, brightness and contrast of pictures.
+        Shape (4, G, 256), int64: red, green, blue and saturation of pixels.
     """
-    found = torch.zeros(6, groups.groups, 256, dtype=torch.int64)
-    parts = [(g, part) for g in range(groups.groups) for part in (groups.group == g).nonzero().flatten().split(_BATCH)]
+    found = torch.zeros(4, groups.number, 256, dtype=torch.int64)
+    parts = [(g, part) for g in range(groups.number) for part in (groups.group == g).nonzero().flatten().split(_BATCH)]
     with _bar("colours", len(pictures), progress) as bar:
         for group, numbers in parts:
             part = pictures[numbers]
-            values = part.flatten(1).double()
-            of_pictures = (values.mean(1).round().byte(), values.std(1).round().byte())
-            for row, levels in enumerate((*part.unbind(1), part.amax(1) - part.amin(1), *of_pictures)):
+            for row, levels in enumerate((*part.unbind(1), part.amax(1) - part.amin(1))):
                 found[row, group] += torch.bincount(levels.flatten(), minlength=256)
             bar.update(len(part))
+    return found
+
+
+def brightness_and_contrast(pictures: Tensor) -> Tensor:
+    """Mean and standard deviation of all values of every picture, in levels of 0..255, unrounded.
+
+    Args:
+        pictures: uint8, shape (N, C, H, W).
+
+    Returns:
+        Shape (2, N), float64.
+    """
+    found = torch.empty(2, len(pictures), dtype=torch.float64)
+    for part, into in zip(pictures.split(_BATCH), found.split(_BATCH, dim=1), strict=True):
+        into[1], into[0] = torch.std_mean(part.flatten(1).double(), 1)
     return found
 
 
@@ -181,10 +210,6 @@ def _bar(description: str, total: int, progress: bool) -> tqdm:
     return tqdm(
         desc=description, total=total, unit=" pictures", delay=_BAR_DELAY, disable=not progress, file=sys.stderr
     )
-
-
-def _groups(first: Tensor, second: Tensor, resamples: int, seed: int) -> Groups:
-    return Resampling.of_side(len(first), resamples, seed, 0), Resampling.of_side(len(second), resamples, seed, 1)
 
 
 def _histogram_distance(first: Tensor, second: Tensor) -> Tensor:

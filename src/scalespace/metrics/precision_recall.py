@@ -7,21 +7,32 @@ Every picture owns the ball that reaches to its k-th nearest neighbour in its ow
     density    mean number of reference balls that a generated picture lies in, over k,
     coverage   share of reference pictures whose ball holds any generated picture.
 
+For the intervals each figure is computed again without a group of pictures, whose neighbours' balls grow. A ball then reaches
+to one of its owner's next neighbours, so that only the pairs matter that are closer than the 2k-th.
+
+Squared distances are |x|^2 + |y|^2 - 2 x.y around the mean, in the features' own precision. Where a ball is so small that
+rounding would decide what lies in it, as among copies of pictures, they are computed in float64.
+
 Sources: Kynkaanniemi et al. 2019, Improved precision and recall metric for assessing generative models; Naeem et al. 2020,
 Reliable fidelity and diversity metrics for generative models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scalespace.metrics.feature_sets import check_features, rows_at_once
-from scalespace.metrics.resampling import Measurement, Resampling, interval
+from scalespace.metrics.feature_sets import check_features, mean_of, rows_at_once
+from scalespace.metrics.resampling import Groups, Measurement, both_sides, rate_interval, share_interval
 
 __all__ = ["PRDC", "prdc"]
+
+_SURE = 1e4  # roundings of |x|^2 that the square of a radius must exceed
+_COPY = 1e-14  # of |x|^2 + |y|^2, below which float64 cannot tell a distance from zero
+_PAIRS = 1 << 19  # of a point and a ball at once
 
 
 @dataclass(frozen=True)
@@ -35,20 +46,15 @@ class PRDC:
     neighbours: int
 
 
-def prdc(generated: Tensor, reference: Tensor, neighbours: int = 5, resamples: int = 100, seed: int = 0) -> PRDC:
-    """Precision, recall, density and coverage, with distances in the features' own precision.
-
-    A resample holds half of the pictures of both sides; the balls stay as wide as all pictures make them, and what the
-    shares owe to the owners of the balls is taken to first order, leaving out one group at a time. Against independent
-    draws of Gaussians the intervals of the shares are up to twice too wide, and that of the density is right in 16
-    dimensions and half as wide as it should be in 128.
+def prdc(generated: Tensor, reference: Tensor, neighbours: int = 5, intervals: bool = True, seed: int = 0) -> PRDC:
+    """Precision, recall, density and coverage.
 
     Args:
         generated: Features, shape (N, d).
         reference: Features, shape (M, d).
         neighbours: k; both sides need more pictures than that.
-        resamples: Of the intervals.
-        seed: Of the resamples.
+        intervals: Whether to compute the intervals.
+        seed: Seed of the groups that are left out for the intervals.
 
     Raises:
         ValueError: If there are too few rows, one is not finite, dimensions differ, or most pictures of a side are the
@@ -60,47 +66,107 @@ def prdc(generated: Tensor, reference: Tensor, neighbours: int = 5, resamples: i
             raise ValueError(
                 f"there are {len(side)} {name} pictures and {neighbours} neighbours are asked for; give more pictures"
             )
-    # Distances do not change, but lose fewer digits around zero.
-    centre = reference.double().mean(0).to(reference.dtype)
-    generated, reference = generated - centre, reference - centre
-    generated_radii, reference_radii = (_radii(side, neighbours) for side in (generated, reference))
-    generator = torch.Generator().manual_seed(seed)
-    groups = [Resampling.of(len(side), resamples, generator) for side in (generated, reference)]
-    generated_members, reference_members = (
-        side.members(features) for side, features in zip(groups, (generated, reference), strict=True)
+    centre = mean_of(reference)
+    dealt = _dealt((len(generated), len(reference)), neighbours, intervals, seed)
+    ours, theirs = (
+        _Balls.around(side, centre, neighbours, g) for side, g in zip((generated, reference), dealt, strict=True)
     )
-    # How many pictures of each group of the one side stand in each relation to each picture of the other.
-    holding = generated.new_zeros(len(generated), groups[1].groups)
-    held = reference.new_zeros(len(reference), groups[0].groups)
-    reaching = reference.new_zeros(len(reference), groups[0].groups)
+    # The first column is of all pictures, the others are without a group.
+    balls_of_theirs = torch.zeros_like(ours.kept)
+    points_of_ours, balls_of_ours = torch.zeros_like(theirs.kept), torch.zeros_like(theirs.kept)
     for rows in _row_slices(len(generated), len(reference)):
-        distances = _squared_distances(generated[rows], reference)
-        in_reference_ball = (distances < reference_radii).to(distances)
-        torch.mm(in_reference_ball, reference_members, out=holding[rows])
-        held.addmm_(in_reference_ball.mT, generated_members[rows])
-        in_generated_ball = distances.lt_(generated_radii[rows, None])
-        reaching.addmm_(in_generated_ball.mT, generated_members[rows])
+        distances = _squared_distances(ours, theirs, rows)
+        for point, owner, inside in _held(distances, theirs.reach, theirs.rank):
+            balls_of_theirs.index_add_(0, point + rows.start, inside)
+            points_of_ours.index_add_(0, owner, inside * ours.kept[point + rows.start])
+        for point, _, inside in _held(distances.mT, ours.reach[rows], ours.rank[rows]):
+            balls_of_ours.index_add_(0, point, inside)
 
-    def share(relation: Tensor, own: Resampling, other: Resampling) -> Measurement:
-        relation = relation.double().cpu()
-        related = relation.sum(1)
-        value = float((related > 0).double().mean())
-        without = (related[:, None] > relation).double().mean(0)
-        influence = (other.groups - 1) * (without.mean() - without)
-        drawn = own.means(related > 0) + 2 * other.weights @ influence / other.groups
-        return interval(value, drawn, 0.0, 1.0)
+    def share(counts: Tensor, side: _Balls) -> Measurement:
+        shares = ((counts > 0) * side.kept).double().sum(0) / side.kept.sum(0)
+        return share_interval(float(shares[0]), shares[1:], len(counts))
 
-    balls = groups[0].sums(holding)
-    drawn_density = torch.einsum("rg,gh,rh->r", groups[0].weights, balls, groups[1].weights)
-    drawn_density /= (groups[0].weights @ groups[0].counts) * (groups[1].weights @ groups[1].counts)
-    density = float(balls.sum()) / (neighbours * len(generated))
+    density = (balls_of_theirs * ours.kept).double().sum(0) / (neighbours * ours.kept.sum(0))
     return PRDC(
-        precision=share(holding, *groups),
-        recall=share(reaching, *reversed(groups)),
-        density=interval(density, drawn_density * len(reference) / neighbours, least=0.0),
-        coverage=share(held, *reversed(groups)),
+        precision=share(balls_of_theirs, ours),
+        recall=share(balls_of_ours, theirs),
+        density=rate_interval(float(density[0]), density[1:], 1 / (neighbours * len(generated))),
+        coverage=share(points_of_ours, theirs),
         neighbours=neighbours,
     )
+
+
+@dataclass(frozen=True)
+class _Balls:
+    """The pictures of one side with their balls.
+
+    Args:
+        features: Shape (N, d).
+        centre: Shape (d,), float64 on the CPU.
+        x: Features less the centre, rounded to their type and on their device.
+        reach: Squared distances to the K nearest others, ascending, shape (N, K).
+        rank: How many neighbours the ball reaches to, shape (N, 1 + R), int32 on the CPU: k for all pictures, more where
+            some of them are left out, 0 where the owner is.
+        kept: 1 where a picture is there and 0 where it is left out, shape (N, 1 + R), int32 on the CPU.
+        small: Numbers of the pictures whose distances need float64.
+    """
+
+    features: Tensor
+    centre: Tensor
+    x: Tensor
+    reach: Tensor
+    rank: Tensor
+    kept: Tensor
+    small: Tensor
+
+    @classmethod
+    def around(cls, features: Tensor, centre: Tensor, neighbours: int, groups: Groups) -> _Balls:
+        x = torch.empty_like(features)
+        for rows in _row_slices(len(features), features.shape[1]):
+            x[rows] = features[rows].cpu().double() - centre
+        reach, nearest = _nearest(x, min(2 * neighbours, len(x) - 1))
+        small = (reach[:, neighbours - 1] < _SURE * torch.finfo(x.dtype).eps * x.square().sum(1)).nonzero().flatten()
+        for some in small.split(rows_at_once(len(x))):
+            exact = _exact(features[some], features, centre)
+            exact[torch.arange(len(some)), some.cpu()] = torch.inf
+            closest = exact.topk(reach.shape[1], largest=False)
+            reach[some], nearest[some] = closest.values.to(reach), closest.indices.to(nearest)
+        if bool((reach[:, neighbours - 1] <= 0).double().mean() > 0.5):
+            raise ValueError(
+                f"most pictures of one side are the same as {neighbours} others of it, so that they have no neighbourhoods"
+            )
+        left_out = torch.cat([groups.kept.new_zeros(1, groups.number), 1 - groups.kept])
+        kept = (1 - left_out[:, groups.group].mT).int()
+        # How often each neighbour is there, added up; the k-th that is there has all smaller sums before it.
+        there = kept[nearest.cpu()].cumsum(1)
+        rank = ((there < neighbours).sum(1) + 1).clamp_max(reach.shape[1]).int() * kept
+        return cls(features, centre, x, reach, rank, kept, small)
+
+
+def _dealt(counts: tuple[int, int], neighbours: int, intervals: bool, seed: int) -> tuple[Groups, Groups]:
+    """The groups to leave out, which are none where too few pictures would remain to have so many neighbours."""
+    dealt = both_sides(counts, intervals, seed)
+    if all(bool((side.kept_counts > neighbours).all()) for side in dealt):
+        return dealt
+    return both_sides(counts, False, seed)
+
+
+def _held(distances: Tensor, reach: Tensor, rank: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pairs of a point and a ball that may hold it.
+
+    Args:
+        distances: Squared, shape (P, N).
+        reach: Of the balls, shape (N, K).
+        rank: Of the balls, shape (N, 1 + R).
+
+    Yields:
+        Points and balls, shape (n,), and whether the balls hold the points, shape (n, 1 + R), int32; on the CPU.
+    """
+    points, owners = (distances < reach[:, -1]).nonzero(as_tuple=True)
+    for point, owner in zip(points.split(_PAIRS), owners.split(_PAIRS), strict=True):
+        nearer = (reach[owner] <= distances[point, owner, None]).sum(1).cpu()
+        point, owner = point.cpu(), owner.cpu()
+        yield point, owner, (nearer[:, None] < rank[owner]).int()
 
 
 def _row_slices(rows: int, columns: int) -> list[slice]:
@@ -108,31 +174,51 @@ def _row_slices(rows: int, columns: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Shape (N, M); rounding may not make them negative."""
+def _squared_distances(ours: _Balls, theirs: _Balls, rows: slice) -> Tensor:
+    """Of some pictures of one side to those of the other, exact where a small ball is concerned, shape (n, M)."""
+    distances = _rounded(ours.x[rows], theirs.x)
+    if len(theirs.small):
+        distances[:, theirs.small] = _exact(ours.features[rows], theirs.features[theirs.small], ours.centre).to(
+            distances
+        )
+    few = ours.small[(ours.small >= rows.start) & (ours.small < rows.stop)]
+    if len(few):
+        distances[few - rows.start] = _exact(ours.features[few], theirs.features, ours.centre).to(distances)
+    return distances
+
+
+def _rounded(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances in the features' own precision, shape (N, M); rounding may not make them negative."""
     distances = torch.addmm(y.square().sum(1), x, y.mT, alpha=-2)
     return distances.add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
 
 
-def _radii(x: Tensor, neighbours: int) -> Tensor:
-    """Squared distance of every picture to its k-th nearest other, shape (N,)."""
-    nearest = x.new_full((len(x), neighbours), torch.inf)
+def _exact(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
+    """Squared distances in float64, shape (N, M), on the CPU; 0 of copies."""
+    x, y = x.cpu().double() - centre, y.cpu().double() - centre
+    squares = y.square().sum(1) + x.square().sum(1, keepdim=True)
+    distances = torch.addmm(squares, x, y.mT, alpha=-2)
+    return distances.masked_fill_(distances < _COPY * squares, 0)
 
-    def meet(rows: slice, others: Tensor) -> None:
-        candidates = torch.cat([nearest[rows], others.topk(min(neighbours, others.shape[1]), largest=False).values], 1)
-        nearest[rows] = candidates.topk(neighbours, largest=False).values
+
+def _nearest(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Squared distances of every picture to its nearest others, ascending, and their numbers, each of shape (N, number)."""
+    reach = x.new_full((len(x), number), torch.inf)
+    nearest = torch.zeros_like(reach, dtype=torch.int32)
+
+    def meet(rows: slice, others: Tensor, first: int) -> None:
+        found = others.topk(min(number, others.shape[1]), largest=False)
+        candidates = torch.cat([reach[rows], found.values], 1)
+        numbers = torch.cat([nearest[rows], (found.indices + first).int()], 1)
+        closest = candidates.topk(number, largest=False)
+        reach[rows], nearest[rows] = closest.values, numbers.gather(1, closest.indices)
 
     # Each pair once: rows against themselves and all that follow.
     for rows in _row_slices(len(x), len(x)):
-        distances = _squared_distances(x[rows], x[rows.start :])
+        distances = _rounded(x[rows], x[rows.start :])
         own = rows.stop - rows.start
         distances.diagonal().fill_(torch.inf)
-        meet(rows, distances)
+        meet(rows, distances, rows.start)
         if rows.stop < len(x):
-            meet(slice(rows.stop, len(x)), distances[:, own:].mT)
-    radii = nearest[:, -1]
-    if bool((radii <= 0).double().mean() > 0.5):
-        raise ValueError(
-            f"most pictures of one side are the same as {neighbours} others of it, so that they have no neighbourhoods"
-        )
-    return radii
+            meet(slice(rows.stop, len(x)), distances[:, own:].mT, rows.start)
+    return reach, nearest

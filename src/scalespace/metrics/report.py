@@ -46,7 +46,7 @@ class Evaluation:
     dimensions: int
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    resamples: int
+    groups: int
     seed: int
     statistics: Statistics | None = None
     """Of the reference, if they were asked for."""
@@ -69,7 +69,7 @@ class Evaluation:
             | ({"patches": row.patches} if row.patches else {})
             for row in self.rows
         ]
-        intervals = {"level": LEVEL, "resamples": self.resamples, "seed": self.seed}
+        intervals = {"level": LEVEL, "method": "jackknife", "groups": self.groups, "seed": self.seed}
         return sides | {"features": features, "intervals": intervals, "metrics": rows, "notes": self.notes}
 
     def as_text(self) -> str:
@@ -77,8 +77,11 @@ class Evaluation:
         lines = [f"generated  {self.generated}", f"reference  {self.reference}"]
         if self.mode is not None:
             lines.append(f"features   {self.dimensions} of {self.mode}")
-        if self.resamples:
-            lines.append(f"intervals  {LEVEL:.0%} of {self.resamples} random halves of the pictures, seed {self.seed}")
+        if self.groups:
+            lines.append(
+                f"intervals  nominally {LEVEL:.0%}, by leaving out one of {self.groups} groups of pictures at a time, "
+                f"seed {self.seed}"
+            )
         width = max(len(row.name) for row in self.rows)
         lines.append("")
         for row in self.rows:

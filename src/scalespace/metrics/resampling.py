@@ -1,22 +1,21 @@
-"""How far a figure would move with other pictures of the same kind: a bootstrap by random halves of the pictures.
+"""How sure a figure is of its pictures: a jackknife that leaves out a group of pictures at a time.
 
-The pictures of a side are dealt into an even number G of groups at random, and a resample is a random half of the groups.
-Every figure here is a function of sums over pictures, so that one pass collects the sums of the groups, and a resample
-costs the sum of half of them. Where there are no more than G pictures, each is a group of its own.
+The pictures of both sides are dealt at random into G groups, and the figure is computed again G times, each time without one
+group of either side. With f_g the figure without group g, its standard error is
 
-The mean of a random half varies around that of all as the mean of all varies around the truth,
-(1 / (N/2) - 1 / N) var = var / N. A half holds no picture twice and always as many: resamples with replacement would be as
-wide for a mean, but their repeats change neighbourhoods, and their varying number of different pictures the bias that a
-distance of samples has. A half has a bias too, and twice that of all pictures. So what an interval shows is the spread of
-the resamples alone, laid around the figure:
+    se^2 = (G - 1) / G sum_g (f_g - mean f)^2,
 
-    [figure + q_low - mean, figure + q_high - mean].
+and its interval is f +- t se, t being Student's with G - 1 degrees of freedom. For a share p it is Wilson's score interval for
+as many independent pictures as have that standard error, n = p (1 - p) / se^2, which does not shrink to nothing near 0 and 1.
+For a rate r without an upper end it is the same with a variance in proportion to the rate, (r - x)^2 = t^2 x se^2 / r at both
+ends x.
 
-It says how sure a figure is at its number of pictures. It does not remove the figure's bias.
+The interval is one for the mean of the figure over other sets of as many pictures. It tells how sure the figure is at its
+number of pictures, and does not remove the figure's bias. The jackknife counts what pairs of pictures do together twice (Efron
+and Stein), so that intervals are too wide for distances of sets that hardly differ.
 
-Sources: Efron 1979, Bootstrap methods: another look at the jackknife; Shao and Wu 1989, A general theory for jackknife
-variance estimation (deleting half of the sample); Praestgaard and Wellner 1993, Exchangeably weighted bootstraps of the
-general empirical process.
+Sources: Efron and Stein 1981, The jackknife estimate of variance; Shao and Wu 1989, A general theory for jackknife variance
+estimation; Wilson 1927, Probable inference, the law of succession, and statistical inference.
 """
 
 from __future__ import annotations
@@ -27,17 +26,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LEVEL", "Measurement", "Resampling", "interval"]
+__all__ = ["GROUPS", "LEVEL", "Groups", "Measurement", "both_sides", "interval", "rate_interval", "share_interval"]
 
 LEVEL = 0.95
-"""Share of the resamples that an interval holds."""
+"""Share of the intervals that hold the mean of the figure, nominally."""
 
-_GROUPS = 50
+GROUPS = 50
+"""Largest number of groups that the pictures of a side are dealt into."""
+
+_STREAM = 0x9E3779B9
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value with the ends of its interval, which are None where nothing could be drawn anew."""
+    """A value with the ends of its interval, which are None if there is none."""
 
     value: float
     low: float | None = None
@@ -45,70 +47,160 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """The groups of one side's pictures, and which of them each resample holds.
+class Groups:
+    """The groups of one side's pictures.
 
     Args:
         group: Group of every picture, shape (N,), int64 in 0..G-1.
-        weights: 1 where resample r holds group g and 0 elsewhere, shape (R, G), float64.
+        kept: 1 where the figure is computed again with a group and 0 where it is computed without, shape (R, G), float64.
     """
 
     group: Tensor
-    weights: Tensor
+    kept: Tensor
 
     @classmethod
-    def of(cls, count: int, resamples: int, generator: torch.Generator, groups: int = _GROUPS) -> Resampling:
-        """Deal ``count`` pictures, at least 2, into at most ``groups`` groups and draw ``resamples`` halves of them."""
-        number = min(count, groups) // 2 * 2
-        group = torch.randperm(count, generator=generator) % number
-        order = torch.rand(resamples, number, generator=generator).argsort(1)
-        return cls(group, (order < number // 2).double())
+    def of_side(cls, count: int, seed: int, side: int, repeats: int = 0) -> Groups:
+        """The groups of one side of a comparison, which depend neither on the other side nor on what is measured.
 
-    @classmethod
-    def of_side(cls, count: int, resamples: int, seed: int, side: int) -> Resampling:
-        """The groups of one side of a comparison, 0 or 1, which depend neither on the other side nor on what is measured."""
-        return cls.of(count, resamples, torch.Generator().manual_seed(2 * seed + side))
+        Args:
+            count: Number of pictures, dealt into at most 50 groups whose sizes differ by one at most.
+            seed: Seed of the order of the pictures.
+            side: 0 for the first and 1 for the second side.
+            repeats: Number of times R that a figure is computed again, each time without some of the groups, so that every
+                group is left out once; 0 for no interval, and at most the number of groups.
+        """
+        number = min(GROUPS, count)
+        # Apart from the numbers that the pictures and patches of a side are drawn with.
+        generator = torch.Generator().manual_seed((2 * seed + side) ^ _STREAM)
+        kept = (torch.arange(number) % max(1, repeats) != torch.arange(repeats)[:, None]).double()
+        return cls(torch.randperm(count, generator=generator) % number, kept)
 
     @property
-    def groups(self) -> int:
-        """G."""
-        return self.weights.shape[1]
+    def number(self) -> int:
+        """Number of groups G."""
+        return self.kept.shape[1]
 
     @property
     def counts(self) -> Tensor:
-        """Pictures of every group, shape (G,), float64."""
-        return torch.bincount(self.group, minlength=self.groups).double()
+        """Number of pictures in every group, shape (G,), float64."""
+        return torch.bincount(self.group, minlength=self.number).double()
+
+    @property
+    def kept_counts(self) -> Tensor:
+        """Number of pictures that each figure is computed again with, shape (R,), float64."""
+        return self.kept @ self.counts
 
     def members(self, like: Tensor) -> Tensor:
         """1 where a picture is in a group and 0 elsewhere, shape (N, G), of the type and on the device of another tensor."""
-        return torch.nn.functional.one_hot(self.group, self.groups).to(like)
+        return torch.nn.functional.one_hot(self.group, self.number).to(like)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sums over the pictures of every group, shape (N, ...) to (G, ...), float64."""
-        total = torch.zeros(self.groups, *values.shape[1:], dtype=torch.float64)
-        return total.index_add_(0, self.group, values.double().cpu())
+        total = torch.zeros(self.number, *values.shape[1:], dtype=torch.float64)
+        return total.index_add_(0, self.group, values.cpu().double())
 
     def means(self, values: Tensor) -> Tensor:
-        """Mean over the pictures of every resample, shape (N, ...) to (R, ...), float64."""
-        return self.half_means(self.sums(values))
+        """Means over the pictures that are kept each time, shape (N, ...) to (R, ...), float64."""
+        return self.kept_means(self.sums(values))
 
-    def half_means(self, sums: Tensor) -> Tensor:
-        """Mean over the pictures of every resample, from the sums of every group, shape (G, ...) to (R, ...), float64."""
-        counts = self.weights @ self.counts
-        return (self.weights @ sums.reshape(self.groups, -1) / counts[:, None]).reshape(-1, *sums.shape[1:])
+    def kept_means(self, sums: Tensor) -> Tensor:
+        """Means over the pictures that are kept each time, from the sums of every group, (G, ...) to (R, ...), float64."""
+        total = self.kept @ sums.reshape(self.number, -1) / self.kept_counts[:, None]
+        return total.reshape(-1, *sums.shape[1:])
 
 
-def interval(value: float, resampled: Tensor, least: float = -math.inf, most: float = math.inf) -> Measurement:
+def both_sides(counts: tuple[int, int], intervals: bool = True, seed: int = 0) -> tuple[Groups, Groups]:
+    """The groups of both sides of a comparison, of which one of either side is left out at a time.
+
+    Where a side has fewer than 50 pictures, several groups of the other side are left out with one of its pictures.
+
+    Args:
+        counts: Number of pictures of either side.
+        intervals: Whether figures are computed again without groups.
+        seed: Seed of the groups.
+    """
+    repeats = min(GROUPS, *counts) if intervals else 0
+    return Groups.of_side(counts[0], seed, 0, repeats), Groups.of_side(counts[1], seed, 1, repeats)
+
+
+def interval(value: float, without: Tensor, least: float = -math.inf) -> Measurement:
     """A figure with its interval.
 
     Args:
         value: The figure of all pictures.
-        resampled: The same of every resample, shape (R,), float64; fewer than two of them make no interval.
+        without: The figure without each of the groups, shape (G,), float64; fewer than two make no interval.
         least: What no such figure can be below.
-        most: What no such figure can be above.
     """
-    if len(resampled) < 2:
+    if len(without) < 2:
         return Measurement(value)
-    ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = (value + torch.quantile(resampled, ends) - resampled.mean()).clamp(least, most).tolist()
-    return Measurement(value, low, high)
+    half = _student(len(without) - 1) * _standard_error(without)
+    return Measurement(value, max(least, value - half), value + half)
+
+
+def share_interval(value: float, without: Tensor, count: int) -> Measurement:
+    """A share of pictures with its interval.
+
+    Args:
+        value: The share of all pictures, 0..1.
+        without: The share without each of the groups, shape (G,), float64; fewer than two make no interval.
+        count: Pictures that it is a share of.
+    """
+    if len(without) < 2:
+        return Measurement(value)
+    error, spread = _standard_error(without), value * (1 - value)
+    # At 0 and 1, where the share may still differ without a group, the spread is that of half a picture more or less.
+    least = (1 - 0.5 / count) * 0.5 / count
+    independent = min(count, max(spread, least) / error**2) if error > 0 else count
+    z = _student(len(without) - 1)
+    shrunk = z**2 / independent
+    centre = (value + shrunk / 2) / (1 + shrunk)
+    half = z / (1 + shrunk) * math.sqrt(spread / independent + shrunk / (4 * independent))
+    return Measurement(value, min(value, centre - half), max(value, centre + half))
+
+
+def rate_interval(value: float, without: Tensor, one: float) -> Measurement:
+    """A mean count, which is not negative, with its interval.
+
+    Args:
+        value: The mean of all pictures.
+        without: The mean without each of the groups, shape (G,), float64; fewer than two make no interval.
+        one: What a single count adds to the mean.
+    """
+    if len(without) < 2:
+        return Measurement(value)
+    error = _standard_error(without)
+    z = _student(len(without) - 1)
+    shift = z**2 * max(one, error**2 / max(value, one)) / 2
+    half = math.sqrt(shift * (2 * value + shift))
+    return Measurement(value, max(0.0, value + shift - half), value + shift + half)
+
+
+def _student(degrees: int) -> float:
+    """Quantile of Student's distribution that |t| stays below with probability ``LEVEL``.
+
+    Args:
+        degrees: Of freedom, at least 1.
+
+    Source: Abramowitz and Stegun 1964, equations 26.7.3 and 26.7.4 for the probability, which is then inverted.
+    """
+
+    def probability(angle: float) -> float:
+        # P(|t| < sqrt(degrees) tan(angle)).
+        terms, term = 0.0, math.cos(angle) if degrees % 2 else 1.0
+        for k in range(2 + degrees % 2, degrees + 1, 2):
+            terms += term
+            term *= (k - 1) / k * math.cos(angle) ** 2
+        if degrees % 2:
+            return 2 / math.pi * (angle + math.sin(angle) * terms)
+        return math.sin(angle) * terms
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < LEVEL else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _standard_error(without: Tensor) -> float:
+    number = len(without)
+    return math.sqrt((number - 1) / number * float((without - without.mean()).square().sum()))

@@ -11,7 +11,7 @@ it meets the other side, so that a reference is projected only once. The integra
 bins, where F_v and G_v are exact.
 
 A patch at p adds int_p^inf sign(F - G) to its own side's F, and less what it moves by changing the mean and the variance of the
-channels. The resamples are made of what the pictures of a group add.
+channels. For its interval the distance without a group of pictures is what the others add.
 
 Sources: Karras et al. 2018, Progressive growing of GANs (with 128 patches of each of 16,384 pictures, and 512 directions);
 Rabin et al. 2011, Wasserstein barycenter and its application to texture mixing.
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scalespace.metrics.patches import DIRECTIONS, PATCHES, PICTURES, WIDE_BINS, Projections, bin_edges, project
 from scalespace.metrics.picture_distances import check_sizes
-from scalespace.metrics.resampling import Measurement, Resampling, interval
+from scalespace.metrics.resampling import Measurement, both_sides, interval
 
 __all__ = ["histogram_distances", "patches_of_pictures", "sliced_wasserstein", "sliced_wasserstein_bands"]
 
@@ -39,7 +39,7 @@ def sliced_wasserstein_bands(
     second: Tensor,
     patches: int | None = None,
     directions: int = DIRECTIONS,
-    resamples: int = 100,
+    intervals: bool = True,
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Measurement]:
@@ -50,8 +50,8 @@ def sliced_wasserstein_bands(
         second: Pictures, uint8 of shape (M, C, H, W).
         patches: Number of patches of every picture and band; None takes ``patches_of_pictures``.
         directions: Number of directions in every band.
-        resamples: Number of resamples for the intervals.
-        seed: Seed of patches, directions and resamples.
+        intervals: Whether to compute the intervals.
+        seed: Seed of patches and directions, and of the groups that are left out for the intervals.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
@@ -64,7 +64,7 @@ def sliced_wasserstein_bands(
     counts = (min(len(first), PICTURES), min(len(second), PICTURES))
     each = patches_of_pictures(counts) if patches is None else (patches, patches)
     sides = [project(p, side, each[side], directions, seed, progress) for side, p in enumerate((first, second))]
-    return sliced_wasserstein(sides[0], sides[1], counts, resamples, seed)
+    return sliced_wasserstein(sides[0], sides[1], counts, intervals, seed)
 
 
 def patches_of_pictures(counts: tuple[int, int]) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def sliced_wasserstein(
     first: Mapping[str, Projections],
     second: Mapping[str, Projections],
     counts: tuple[int, int],
-    resamples: int = 100,
+    intervals: bool = True,
     seed: int = 0,
 ) -> dict[str, Measurement]:
     """Sliced Wasserstein distance of projected sides in every band, times 1000.
@@ -98,24 +98,25 @@ def sliced_wasserstein(
         first: Of ``project`` for side 0.
         second: The same with the same seed for side 1.
         counts: Number of pictures that patches were taken of, on either side.
-        resamples: Number of resamples for the intervals.
-        seed: The same seed.
+        intervals: Whether to compute the intervals.
+        seed: The same seed, also of the groups that are left out for the intervals.
 
     Returns:
         By the band's size, as "64x64", finest first, and at last their mean, "mean".
     """
-    groups = [Resampling.of_side(count, resamples, seed, side) for side, count in enumerate(counts)]
+    groups = both_sides(counts, intervals, seed)
     values: list[float] = []
-    drawn: list[Tensor] = []
+    without: list[Tensor] = []
     for band, one in first.items():
         sides, both = (one, second[band]), (second[band], one)
         values.append(1e3 * float(histogram_distances(one.histograms, second[band].histograms).mean()))
         added = [_group_influences(*pair) for pair in zip(sides, both, counts, strict=True)]
-        drawn.append(sum((1e3 * g.half_means(a) for g, a in zip(groups, added, strict=True)), torch.zeros(())))
+        left = [1e3 * g.kept_means(a) for g, a in zip(groups, added, strict=True)]
+        without.append(torch.stack(left).sum(0))
     values.append(sum(values) / len(values))
-    drawn.append(torch.stack(drawn).mean(0))
+    without.append(torch.stack(without).mean(0))
     names = [*first, "mean"]
-    return {name: interval(value, d, least=0.0) for name, value, d in zip(names, values, drawn, strict=True)}
+    return {name: interval(value, w, least=0.0) for name, value, w in zip(names, values, without, strict=True)}
 
 
 def histogram_distances(first: Tensor, second: Tensor) -> Tensor:
