@@ -1,7 +1,7 @@
 """Training and sampling on one page, without the command line: a loop to change.
 
 A small Flexi-UNet learns pictures of 16 pixels in two levels, and draws 64 of them in 20 calls. Out comes their grid. A
-minute of one core teaches grounds and colours, and that there is an object: expect soft blobs, and nothing with a name.
+minute of one core teaches grounds and colours, and a little of where an object is: expect soft blobs, and nothing with a name.
 """
 
 import sys
@@ -25,7 +25,7 @@ from scalespace import (
 DATA = "synthetic:shapes:4000"  # or a folder or zip of pictures
 
 
-def main(output: str = "runs/examples/train.png", *, steps: int = 300, batch: int = 32, pictures: int = 64) -> None:
+def main(output: str = "runs/examples/train.png", *, steps: int = 250, batch: int = 32, pictures: int = 64) -> None:
     sizes = ((16, 16), (8, 8))
     scheduler = ScaleSpaceScheduler(
         sizes=sizes,

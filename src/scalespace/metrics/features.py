@@ -173,7 +173,7 @@ class InceptionFeatures:
     """Inception-v3 up to its pooled features of 2048 dimensions, as FID and KID are defined with.
 
     Args:
-        path: Of inception-2015-12-05.pt.
+        path: File inception-2015-12-05.pt.
         resize: How pictures become 299 pixels wide.
         device: Where to run.
         sha256: What the file must be; None takes INCEPTION_SHA256.
@@ -215,7 +215,7 @@ def extract(extractor: FeatureExtractor, pictures: Tensor, name: str = "pictures
     """Features of many pictures.
 
     Args:
-        extractor: Of any kind.
+        extractor: What turns pictures into features.
         pictures: uint8, shape (N, 3, H, W).
         name: What the bar calls them.
         progress: Whether to show a bar on stderr.

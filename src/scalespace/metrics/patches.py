@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 PATCHES, DIRECTIONS, PICTURES = 128, 512, 16384
-"""Of every picture and band; of every band; of every side at most."""
+"""Patches of every picture and band, directions of every band, and the most pictures of a side."""
 
 PATCH = 7
 """Side of a patch in pixels."""
 
 WIDE_BINS = 64
-"""Of the histograms of groups."""
+"""Bins of the histograms of groups."""
 
 _BINS = 1024
 _SPREAD = 4.0  # half of all bins are closer to zero than this

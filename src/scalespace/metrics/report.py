@@ -49,7 +49,7 @@ class Evaluation:
     groups: int
     seed: int
     statistics: Statistics | None = None
-    """Of the reference, if they were asked for."""
+    """Statistics of the reference, if they were asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -35,9 +35,9 @@ class Statistics:
 
     Args:
         mode: What they were made with.
-        name: Of the pictures, for people.
+        name: Name of the pictures, for people.
         image_size: (height, width) of the pictures.
-        moments: Of the features.
+        moments: Mean and covariance of the features.
         features: Shape (N, d), float32.
         preparation: What happened to files that were brought to that size.
     """

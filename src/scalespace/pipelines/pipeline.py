@@ -69,7 +69,7 @@ class ScaleSpacePipeline(DiffusionPipeline):
             batch_size: Number of pictures B.
             generator: Source of all noise; a list has one for each picture, and then a picture does not depend on the
                 rest of its batch.
-            num_inference_steps: Equally spaced steps, 2..T; resolution changes are kept besides.
+            num_inference_steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
             class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
             output_type: "pil", "np" (floats in [0, 1], shape (B, H, W, C)) or "pt" (the same as (B, C, H, W)).
             return_dict: Whether to return an output object and not a tuple.

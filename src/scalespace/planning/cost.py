@@ -30,7 +30,7 @@ class PathCost:
         target_size: r(t - 1).
         first: First grid point t.
         last: Last grid point t.
-        gflops: Of one call for one picture, a multiply-add counted as two.
+        gflops: GFLOPs of one call for one picture; a multiply-add counts as two.
         margin: SNR_s / (SNR_t lambda_max(M M^T)) of a resolution change, valid from 1 up; None inside a level.
     """
 
@@ -49,8 +49,8 @@ class Plan:
     Args:
         parameters: Number of parameters.
         paths: Every path, from the clean end to noise.
-        average_gflops: Of a call for one picture, over all grid points.
-        one_level_gflops: The same network at full resolution throughout.
+        average_gflops: Mean GFLOPs of a call for one picture, over all grid points.
+        one_level_gflops: GFLOPs of a call of the same network at the full resolution.
         share: average_gflops / one_level_gflops.
     """
 
