@@ -255,7 +255,7 @@ def test_bad_pictures_are_named_skipped_and_counted_and_too_many_stop(cache: str
     for name in ("0007.png", "0100.png", "0200.png"):
         assert said.count(f"skipped {name}: ") == 1
     assert "skipped 0100.png: the file is empty" in said
-    assert "3 of 300 pictures could not be decoded and were skipped" in said
+    assert said.count("3 of 300 pictures could not be decoded and were skipped") == 1
 
     (data / "0201.png").write_bytes(b"x")
     words = train_words(tmp_path / "other", "--cache-gib", cache, "--batch-size", "300", "--max-steps", "1", data=data)
@@ -277,7 +277,7 @@ def test_an_output_directory_in_use_is_refused_and_left_alone(tmp_path, capsys):
         capsys, train_words(run, "--seed", "1")
     )
     errors = cli_error(capsys, train_words(run, data="synthetic:shapes:17"))
-    assert "data_fingerprint is" in errors
+    assert "was trained on other pictures than those of synthetic:shapes:17" in errors
     assert "already at step 2" in cli_error(capsys, train_words(run, "--max-steps", "1"))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -315,7 +315,7 @@ def test_train_and_sample_work_from_the_shell_and_say_where_things_are(tmp_path)
     assert (trained.returncode, trained.stderr) == (0, "")
     assert f"model      {tmp_path / 'run' / 'model'}" in trained.stdout
     assert f"log        {tmp_path / 'run' / 'log.jsonl'}" in trained.stdout
-    for words in trained.stdout.splitlines():
+    for words in trained.stdout.splitlines()[-3:]:
         assert Path(words.split(maxsplit=1)[1].removeprefix("curve ")).exists()
     output = tmp_path / "pictures"
     drawn = _shell("sample", str(tmp_path / "run" / "model"), "--output", str(output), "--steps", "3", "--quiet")

@@ -168,6 +168,30 @@ def test_the_fingerprint_is_the_identity_of_the_training_data(tmp_path):
     assert len({original} | {data_set.fingerprint for data_set in changed}) == 7
 
 
+def test_pictures_replaced_under_their_names_sizes_and_times_are_other_data(tmp_path):
+    files = {f"{index}.bmp": encoded(flat((index, 0, 0)), "BMP") for index in range(12)}
+    path = fill(tmp_path / "data", files)
+    before = quietly(path).fingerprint
+    for index, name in enumerate(files):
+        file = tmp_path / "data" / name
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        file.write_bytes(encoded(flat((0, index + 1, 0)), "BMP"))
+        os.utime(file, ns=times)
+    assert quietly(path).former_fingerprint == quietly(fill(tmp_path / "copy", files)).former_fingerprint
+    assert quietly(path).fingerprint != before
+    assert quietly(str(tmp_path / "copy")).fingerprint == before
+
+
+@pytest.mark.parametrize("wrapper", ["", "photos/", "photos/train/"])
+def test_a_folder_and_a_zip_of_it_are_the_same_data(tmp_path, wrapper):
+    files = {f"{'ab'[index % 2]}/{index}.png": encoded(picture(index)) for index in range(6)}
+    wrapped = {wrapper + name: data for name, data in files.items()}
+    folder, packed = fill(tmp_path / "data", files), fill(tmp_path / "data.zip", wrapped)
+    assert quietly(folder).fingerprint == quietly(packed).fingerprint
+    exchanged = files | {"a/0.png": files["b/1.png"], "b/1.png": files["a/0.png"]}
+    assert quietly(fill(tmp_path / "exchanged", exchanged)).fingerprint != quietly(folder).fingerprint
+
+
 def test_a_zip_with_one_pixel_changed_is_another_data_set(tmp_path):
     versions = [encoded(flat((0, 0, level)), "BMP") for level in (1, 2)]
     paths = [fill(tmp_path / f"{number}.zip", {"a.bmp": data}) for number, data in enumerate(versions)]
@@ -195,6 +219,101 @@ def test_cached_pictures_are_read_faster_than_2000_a_second():
     singly = 64 / (time.perf_counter() - start)
     assert together > 2000
     assert singly > 2000
+
+
+# What is told
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+def test_all_that_is_not_read_is_counted_and_told(tmp_path, place):
+    files = {"a/1.png": encoded(picture(0)), "b/x/2.png": encoded(picture(1))}
+    files |= {f"a/{index}.gif": b"GIF89a" for index in range(3)}
+    files |= {"b/.DS_Store": b"", "Thumbs.db": b"", "README": b"", "a/raw.HEIC": b"", ".git/x.png": b"", ".git/y": b""}
+    found = quietly(fill(tmp_path / place, files)).found()
+    git = "9 files were not read: 3 .gif, 3 hidden, 1 .db" if place == "data.zip" else ""
+    folder = "7 files were not read: 3 .gif, 1 .db, 1 .heic, 1 hidden, 1 without an ending; 1 hidden folder not entered"
+    assert found[0].startswith(f"2 pictures in 2 classes; {git or folder}")
+    assert found[1:] == ("classes: a (1), b (1); pictures in folders further down belong to the first folder",)
+
+
+def test_many_kinds_of_files_are_told_in_one_line(tmp_path):
+    files = {"1.png": encoded(picture(0))} | {f"{index}.{'abcdefghij'[index]}x": b"" for index in range(10)}
+    found = quietly(fill(tmp_path / "data", files)).found()
+    assert found == ("1 picture; 10 files were not read: 1 .ax, 1 .bx, 1 .cx, 1 .dx, 1 .ex, 1 .fx, 4 of other kinds",)
+
+
+@pytest.mark.parametrize("place", ["data", "data.zip"])
+def test_class_folders_without_pictures_are_told(tmp_path, place):
+    files = {"a/1.png": encoded(picture(0)), "b/2.png": encoded(picture(1))}
+    path = fill(tmp_path / place, files)
+    if place == "data":
+        (tmp_path / "data" / "owl").mkdir()
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.mkdir("owl")
+    assert quietly(path).found()[-1] == "no pictures in owl"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    path = fill(tmp_path / "data", {f"{name}/1.png": encoded(picture(0)) for name in "abc"})
+    scan = os.scandir
+
+    def forbidding(folder):
+        if str(folder).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    assert quietly(path).found()[0] == "2 pictures in 2 classes; the folder b cannot be read (Permission denied)"
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); check that it is whole"):
+        quietly(str(tmp_path / "data" / "b"))
+
+
+def test_a_link_to_a_folder_that_is_read_already_is_named(tmp_path):
+    path = fill(tmp_path / "data", {"a/1.png": encoded(picture(0)), "b/1.png": encoded(picture(0))})
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "data" / "a")
+    assert quietly(path).found()[0] == "2 pictures in 2 classes; the folder c is read already under another name"
+
+
+def test_zips_of_windows_have_folders_too(tmp_path):
+    path = fill(tmp_path / "data.zip", {f"{name}\\{name}.png": encoded(picture(0)) for name in "ab"})
+    data_set = quietly(path)
+    assert data_set.classes == ("a", "b")
+    assert data_set.batch([0, 1])[1].tolist() == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_a_name_that_comes_twice_in_a_zip_is_counted_and_the_later_one_holds(tmp_path):
+    path = fill(tmp_path / "data.zip", {"a.png": encoded(flat((1, 1, 1)))})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a.png", encoded(flat((2, 2, 2))))
+    data_set = quietly(path)
+    assert data_set.found() == ("1 picture; 1 file was not read: 1 of a name that comes again",)
+    assert int(data_set[0]["image"].max()) == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("cache_bytes", [0, 10**8])
+def test_of_animated_pictures_the_first_frame_is_used_and_it_is_told(tmp_path, kind, cache_bytes):
+    frames = [flat((0, 0, level)) for level in (50, 100, 150)]
+    options = {"save_all": True, "append_images": frames[1:]} | ({"lossless": True} if kind == "WEBP" else {})
+    files = {"a.png": encoded(picture(0)), f"b.{kind.lower()}": encoded(frames[0], kind, **options)}
+    data_set = quietly(fill(tmp_path / "data", files), cache_bytes=cache_bytes)
+    assert int(data_set[1]["image"].max()) == 50
+    data_set.look()
+    assert data_set.met() == ("1 of 2 pictures is animated, and only the first frame is used",)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**8])
+def test_enlarged_and_damaged_pictures_are_told(tmp_path, cache_bytes):
+    files = numbered(150) | {"small.png": encoded(flat((9, 9, 9), size=(8, 20))), "0000.png": b""}
+    data_set = quietly(fill(tmp_path / "data", files), cache_bytes=cache_bytes)
+    data_set.batch([0, 150])
+    pictures = "151 pictures" if data_set.cached else "the 3 pictures read so far"
+    assert data_set.met() == (
+        f"1 of {pictures} is smaller than the image size and enlarged to it",
+        f"1 of {pictures} could not be decoded and was skipped",
+    )
 
 
 # Bad input
@@ -310,8 +429,11 @@ def test_a_place_without_pictures_is_refused(tmp_path, place, files):
     if place == "data":
         (tmp_path / "data").mkdir()
     path = fill(tmp_path / place, files)
-    with pytest.raises(UserError, match="holds no pictures; give a folder or a zip with PNG, JPEG, WebP or BMP files"):
+    with pytest.raises(
+        UserError, match=r"holds no pictures.*; give a folder or a zip with PNG, JPEG, WebP or BMP files"
+    ) as e:
         quietly(path)
+    assert ("(2 files were not read: 1 .gif, 1 .txt)" in str(e.value)) == bool(files)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "not-a-zip"])

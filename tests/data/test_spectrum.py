@@ -238,7 +238,7 @@ def test_a_run_takes_its_resolutions_from_its_data_and_the_model_knows_them(tmp_
     run = quiet_train(config, said)
     expected = spectral_schedule(config, mean_spectrum(shapes(), progress=False)).change_points(20)
     assert expected == (9,)
-    assert said == ["change points read off the data: 9"]
+    assert said[-1] == "change points read off the data: 9"
     process = load_pipeline(run.model_path).scheduler.process
     assert process.degradation.change_points == expected
     assert process.degradation.sizes == ((8, 8), (4, 4))
@@ -250,7 +250,7 @@ def test_a_run_that_takes_its_resolutions_from_its_data_is_resumed(tmp_path):
     quiet_train(auto_config(tmp_path / "resumed", max_steps=3))
     said: list[str] = []
     resumed = quiet_train(auto_config(tmp_path / "resumed"), said)
-    assert said == ["change points read off the data: 9", f"resuming {tmp_path / 'resumed'} at step 3"]
+    assert said[-2:] == ["change points read off the data: 9", f"resuming {tmp_path / 'resumed'} at step 3"]
     losses = [[line["losses"] for line in run.read_log()] for run in (straight, resumed)]
     assert losses[0] == losses[1]
     assert any("4x4" in names for names in losses[0])

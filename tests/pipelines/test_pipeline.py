@@ -117,6 +117,27 @@ def test_classes_change_pictures():
         pipeline(1, num_inference_steps=2)
 
 
+def test_class_names_give_the_numbers_of_classes_as_in_diffusers():
+    unet = small_pipeline(num_classes=3).unet
+    pipeline = ScaleSpacePipeline(unet, small_scheduler(), {0: "tabby cat", 1: "dog", 2: "Owl"})
+    assert pipeline.get_label_ids(["Owl", "tabby cat"]) == [2, 0]
+    assert pipeline.get_label_ids("dog") == [1]
+    with pytest.raises(ValueError, match='there is no class "owl"; did you mean Owl'):
+        pipeline.get_label_ids(["owl"])
+    with pytest.raises(ValueError, match='there is no class "zzz"; the model has tabby cat, dog, Owl'):
+        pipeline.get_label_ids("zzz")
+    with pytest.raises(ValueError, match='there is no class "dog"; the model knows its classes by number only'):
+        small_pipeline(num_classes=3).get_label_ids("dog")
+
+
+@pytest.mark.parametrize(
+    "names", [{}, {0: "a", 1: "b"}, {0: "a", 1: "b", 3: "c"}, {0: "a", 1: "b", 2: "a"}, {0: "a", 1: "b", 2: None}]
+)
+def test_class_names_that_do_not_fit_the_network_are_refused(names):
+    with pytest.raises(ValueError, match="the network has 3 classes; give every number from 0 on a name of its own"):
+        ScaleSpacePipeline(small_pipeline(num_classes=3).unet, small_scheduler(), names)
+
+
 def test_the_network_sees_half_precision_and_the_states_stay_whole():
     pipeline = small_pipeline()
     pipeline.unet.to(torch.bfloat16)

@@ -7,7 +7,10 @@ from PIL import Image
 from tests.small_models import cli_error, small_pipeline
 
 from scalespace.cli import main
+from scalespace.errors import UserError
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import sample_to_folder
+from scalespace.pipelines.saving import load_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,77 @@ def test_classes_come_in_turn_or_as_told(class_model, tmp_path):
         name = f"{label:06d}.png"
         assert np.abs(_pixels(tmp_path / "in turn" / name) - _pixels(tmp_path / str(label) / name)).max() <= 1
     assert np.abs(_pixels(tmp_path / "0" / "000001.png") - _pixels(tmp_path / "1" / "000001.png")).max() > 1
+
+
+@pytest.fixture(scope="module")
+def named_model(tmp_path_factory) -> Path:
+    """Classes whose names are numbers, and not their own."""
+    folder = tmp_path_factory.mktemp("named") / "model"
+    pipeline = small_pipeline(num_classes=4)
+    ScaleSpacePipeline(pipeline.unet, pipeline.scheduler, {0: "cat", 1: "2", 2: "10", 3: "3"}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "number", "told"),
+    [
+        ("cat", 0, "cat, which is number 0"),
+        ("0", 0, "cat, which is number 0"),
+        ("2", 1, "2, which is number 1; number 2 is 10"),
+        ("10", 2, "10, which is number 2"),
+        ("3", 3, "3, which is number 3"),
+    ],
+)
+def test_a_class_is_asked_for_by_name_or_number_and_which_it_is_is_told(
+    asked: str, number: int, told: str, named_model, tmp_path, capsys
+):
+    main(_words(named_model, tmp_path / "text", "--class-label", asked))
+    assert f"\nclass      {told}\n" in capsys.readouterr().out
+    main(_words(named_model, tmp_path / "json", "--class-label", asked, "--json"))
+    files = json.loads(capsys.readouterr().out)
+    assert (files["class_label"], files["class_name"]) == (number, ["cat", "2", "10", "3"][number])
+    sample_to_folder(
+        load_pipeline(named_model), tmp_path / "number", num_images=3, steps=4, class_label=number, progress=False
+    )
+    assert (_pixels(tmp_path / "text" / "000001.png") == _pixels(tmp_path / "number" / "000001.png")).all()
+
+
+def test_classes_in_turn_are_told_by_name(named_model, class_model, tmp_path, capsys):
+    main(_words(named_model, tmp_path / "named"))
+    assert "\nclasses    4 in turn: cat, 2, 10, 3\n" in capsys.readouterr().out
+    main(_words(class_model, tmp_path / "unnamed"))
+    assert "\nclasses    3 in turn\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ("cart", 'there is no class "cart"; did you mean cat?; numbers from 0 to 3 can be given, too'),
+        ("dog", 'there is no class "dog"; the model has cat, 2, 10, 3; numbers from 0 to 3'),
+        ("11", "--class-label is 11; the model has the classes 0 to 3"),
+    ],
+)
+def test_a_class_that_there_is_not_is_one_sentence(asked: str, sentence: str, named_model, tmp_path, capsys):
+    assert sentence in cli_error(capsys, _words(named_model, tmp_path / "out", "--class-label", asked))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_of_a_model_that_knows_numbers_only_is_one_sentence(class_model, tmp_path, capsys):
+    words = _words(class_model, tmp_path / "out", "--class-label", "cat")
+    assert 'no class "cat"; the model knows its classes by number only; numbers' in cli_error(capsys, words)
+
+
+def test_a_cascade_of_models_with_other_class_names_is_refused(named_model, tmp_path):
+    first = load_pipeline(named_model)
+    second = small_pipeline(num_classes=4, condition_size=(4, 4))
+    first.scheduler = type(first.scheduler)(20, sizes=((4, 4),), change_points=())
+    for names, agree in (({0: "cat", 1: "2", 2: "3", 3: "10"}, False), ({0: "cat", 1: "2", 2: "10", 3: "3"}, True)):
+        upsample = ScaleSpacePipeline(second.unet, second.scheduler, names)
+        if agree:
+            sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=upsample, progress=False)
+            continue
+        with pytest.raises(UserError, match="a model of other classes than the first: number 2 is 10 there and 3 here"):
+            sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=upsample)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,21 @@ def test_every_way_of_loading_gives_the_pipeline_that_was_saved(saved, load: Cal
     assert_close(drawn[0], drawn[1], rtol=0, atol=0)
 
 
+NAMES = {0: "cat", 1: "été", 2: "10"}
+
+
+@pytest.mark.parametrize("load", [load_pipeline, ScaleSpacePipeline.from_pretrained, DiffusionPipeline.from_pretrained])
+def test_class_names_are_in_the_index_and_come_back(load: Callable[[Path], ScaleSpacePipeline], tmp_path):
+    unnamed = small_pipeline(num_classes=3)
+    ScaleSpacePipeline(unnamed.unet, unnamed.scheduler, NAMES).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["id2label"] == {str(k): v for k, v in NAMES.items()}
+    for path in (tmp_path, tmp_path / "again"):
+        pipeline = load(path)
+        assert pipeline.labels == {"cat": 0, "été": 1, "10": 2}
+        assert pipeline.config["id2label"] == NAMES
+        pipeline.save_pretrained(tmp_path / "again")
+
+
 def _edit(name: str, **changes) -> Callable[[Path], None]:
     def edit(model: Path) -> None:
         content = json.loads((model / name).read_text())
@@ -97,6 +112,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "index of another pipeline": (_edit("model_index.json", _class_name="DDPMPipeline"), "holds a DDPMPipeline, not"),
     "index of another part": (_edit("model_index.json", unet=["os", "system"]), "names ['os', 'system'] as the unet"),
     "index without a part": (_edit("model_index.json", scheduler=None), "names None as the scheduler"),
+    "index with odd class names": (_edit("model_index.json", id2label=[1]), "cannot be loaded"),
+    "index with too many class names": (_edit("model_index.json", id2label={"0": "cat"}), "id2label is {0: 'cat'}"),
     "network configuration missing": (_remove("unet/config.json"), "lacks unet/config.json"),
     "network configuration empty": (_write("unet/config.json", b""), "config.json is damaged"),
     "network configuration wrong": (_edit("unet/config.json", sizes=None), "cannot be loaded"),

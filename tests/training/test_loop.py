@@ -28,7 +28,7 @@ from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses
-from scalespace.training.run_directory import RunDirectory
+from scalespace.training.run_directory import DataIdentity, RunDirectory
 from scalespace.training.trainer import Batch, Trainer
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -46,6 +46,12 @@ def trainer(config: TrainConfig) -> Trainer:
 
 def log(run: RunDirectory) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "pictures_per_second"} for line in run.read_log()]
+
+
+def on_disk(config: TrainConfig) -> RunDirectory:
+    """The run of a configuration, as it lies on disk."""
+    data = open_images(config.data, config.process.image_size)
+    return RunDirectory(config, DataIdentity(data.fingerprint, len(data), data.classes, data.former_fingerprint))
 
 
 def checkpoint(run: RunDirectory, step: int) -> Path:
@@ -122,7 +128,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(options: dict[str, Any], pic
         interrupt_at(patch, 5)
         with pytest.raises(KeyboardInterrupt):
             train(small_config(tmp_path / "killed", **options))
-    killed = RunDirectory(small_config(tmp_path / "killed", **options), open_images(pictures, (8, 8)).fingerprint)
+    killed = on_disk(small_config(tmp_path / "killed", **options))
     assert [line["step"] for line in log(killed)] == [2, 3, 4]
     # Step 4 is done again, and must not be in the log twice.
     assert_equal_runs(straight, train(small_config(tmp_path / "killed", **options)), 6)
@@ -137,8 +143,9 @@ def test_caching_does_not_change_a_run_and_the_seed_does(pictures, tmp_path):
     assert log(runs[0]) != log(runs[2])
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
-    runs = [train(small_config(tmp_path / str(on), **RANDOM, gradient_checkpointing=on)) for on in (False, True)]
+def test_gradient_checkpointing_changes_nothing_but_memory(pictures, tmp_path):
+    options = RANDOM | {"data": pictures}
+    runs = [train(small_config(tmp_path / str(on), **options, gradient_checkpointing=on)) for on in (False, True)]
     for left, right in zip(log(runs[0]), log(runs[1]), strict=True):
         assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
 
@@ -150,7 +157,7 @@ def test_a_finished_run_is_not_trained_again_and_its_model_comes_back(tmp_path):
     before, lines = load_file(run.model_path / WEIGHTS), log(run)
     (run.model_path / WEIGHTS).unlink()
     train_aloud(config, progress=False, say=said.append)
-    assert said == [f"resuming {tmp_path} at step 2"]
+    assert said[-1] == f"resuming {tmp_path} at step 2"
     assert log(run) == lines
     assert_close(load_file(run.model_path / WEIGHTS), before, rtol=0, atol=0)
     with pytest.raises(UserError, match="is already at step 2; give --max-steps of at least that"):
@@ -390,7 +397,7 @@ def test_a_run_that_fails_stops_and_keeps_the_last_good_checkpoint(what: str, tm
         f"{found} at step 5 (4x4) and training has stopped; the last good checkpoint is"
     )
     assert "step-00000004; train in a new --output-dir with a lower --learning-rate" in str(caught.value)
-    run = RunDirectory(config, open_images(config.data, (8, 8)).fingerprint)
+    run = on_disk(config)
     assert run.latest_checkpoint() == (4, checkpoint(run, 4))
     assert not run.model_path.exists()
     assert [line["step"] for line in log(run)] == [1, 2, 3, 4]
@@ -434,7 +441,7 @@ def test_a_full_disk_at_the_final_model_leaves_the_earlier_model(tmp_path, monke
     run = train(small_config(tmp_path, max_steps=2))
     before = (run.model_path / WEIGHTS).read_bytes()
 
-    def full(self, path):
+    def full(self, path, class_names):
         (path / "half").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
@@ -453,12 +460,52 @@ def test_a_different_run_is_refused_before_the_data_are_read(tmp_path):
         train(small_config(tmp_path, max_steps=1, seed=1, data="nowhere"))
 
 
-def test_more_classes_than_the_network_has_are_refused(pictures, tmp_path):
-    with pytest.raises(
-        UserError, match=r"has 2 classes \(top folders\) and the network 1; give --network.num-classes 2"
-    ):
-        train(small_config(tmp_path / "run", data=pictures, network={"num_classes": 1}))
+@pytest.mark.parametrize("classes", [1, 3])
+def test_more_or_fewer_classes_than_the_network_has_are_refused(classes: int, pictures, tmp_path):
+    with pytest.raises(UserError, match=r"has 2 class folders: a, b; give --network.num-classes 2, or None to leave"):
+        train(small_config(tmp_path / "run", data=pictures, network={"num_classes": classes}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_tells_what_it_is_trained_on_and_the_model_knows_its_classes(pictures, tmp_path):
+    said: list[str] = []
+    train_aloud(small_config(tmp_path, **RANDOM | {"data": pictures}, max_steps=1), progress=False, say=said.append)
+    assert said == [
+        "16 pictures in 2 classes",
+        "classes: a (8), b (8)",
+        "pictures are cropped around the centre, resized to 8x8 and mirrored left to right at random "
+        "(--no-flip leaves them as they are)",
+    ]
+    assert load_pipeline(tmp_path / "model").labels == {"a": 0, "b": 1}
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert (written["class_names"], written["flip"]) == (["a", "b"], True)
+
+
+def test_classes_that_are_not_trained_with_are_told_and_not_in_the_model(pictures, tmp_path):
+    said: list[str] = []
+    train_aloud(small_config(tmp_path, data=pictures, max_steps=1, flip=False), progress=False, say=said.append)
+    assert said[2:] == [
+        "pictures are cropped around the centre, resized to 8x8 and not mirrored",
+        "the classes are not used; --network.num-classes 2 trains with them",
+    ]
+    assert load_pipeline(tmp_path / "model").labels == {}
+
+
+@pytest.mark.parametrize(
+    ("cache_gib", "told"),
+    [(1.0, ["1 of 100 pictures is"]), (0.0, ["1 of the 25 pictures read so far is", "1 of 100 pictures is"])],
+    ids=["cached", "uncached"],
+)
+def test_what_is_done_to_some_pictures_is_told(cache_gib: float, told: list[str], tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for index in range(100):
+        Image.new("RGB", (8, 8 - (index == 4)), (index, 0, 0)).save(data / f"{index:02d}.png")
+    said: list[str] = []
+    config = small_config(tmp_path / "run", data=str(data), batch_size=100, max_steps=1, cache_gib=cache_gib)
+    train_aloud(config, progress=False, say=said.append)
+    enlarged = [line for line in said if line.endswith("enlarged to it")]
+    assert enlarged == [f"{start} smaller than the image size and enlarged to it" for start in told]
 
 
 def test_losses_reach_the_tracker(tmp_path):

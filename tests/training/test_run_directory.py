@@ -9,7 +9,10 @@ from tests.small_models import small_config
 from scalespace.errors import UserError
 from scalespace.files import write_directory, write_file
 from scalespace.training.configuration import ProcessConfig
-from scalespace.training.run_directory import RunDirectory
+from scalespace.training.run_directory import DataIdentity, RunDirectory
+
+DATA = DataIdentity("contents:data", 16, ("cat", "dog"), "former")
+OTHERS = DataIdentity("contents:others", 17, (), "of others")
 
 
 def _write(text: str):
@@ -33,11 +36,11 @@ def _names(folder) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
-    return RunDirectory(small_config(tmp_path / "run", keep_checkpoints=2), "data")
+    return RunDirectory(small_config(tmp_path / "run", keep_checkpoints=2), DATA)
 
 
 def test_the_same_run_is_found_again(tmp_path, run):
-    again = RunDirectory(small_config(tmp_path / "run"), "data")
+    again = RunDirectory(small_config(tmp_path / "run"), DATA)
     assert again.path == run.path
     assert _names(run.path) == ["run.json"]
     assert json.loads((run.path / "run.json").read_text())["process"]["image_size"] == [8, 8]
@@ -46,7 +49,7 @@ def test_the_same_run_is_found_again(tmp_path, run):
 def test_what_does_not_change_the_weights_may_change(tmp_path, run):
     free = {"max_steps": 99, "log_every": 7, "sample_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
     free |= {"data": "elsewhere", "tracker": "tensorboard", "cache_gib": 0.0, "gradient_checkpointing": True}
-    assert RunDirectory(small_config(tmp_path / "run", **free), "data").path == run.path
+    assert RunDirectory(small_config(tmp_path / "run", **free), DATA).path == run.path
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_what_does_not_change_the_weights_may_change(tmp_path, run):
 def test_a_different_run_is_refused_by_the_name_of_the_difference(changes: dict, words: str, tmp_path, run):
     before = (run.path / "run.json").read_bytes()
     with pytest.raises(UserError, match=f"holds a different run: .*{words}"):
-        RunDirectory(small_config(tmp_path / "run", **changes), "data")
+        RunDirectory(small_config(tmp_path / "run", **changes), DATA)
     assert (run.path / "run.json").read_bytes() == before
     assert _names(run.path) == ["run.json"]
 
@@ -74,9 +77,9 @@ def test_an_option_that_a_run_does_not_know_yet_has_its_default_there(option: st
     written = json.loads((run.path / "run.json").read_text())
     del written["network"]["dropout"], written["change_share"], written["weight"]
     (run.path / "run.json").write_text(json.dumps(written))
-    assert RunDirectory(small_config(run.path), "data").path == run.path
+    assert RunDirectory(small_config(run.path), DATA).path == run.path
     with pytest.raises(UserError, match=f"holds a different run: {option}"):
-        RunDirectory(small_config(run.path, **{option: value}), "data")
+        RunDirectory(small_config(run.path, **{option: value}), DATA)
 
 
 def test_a_directory_can_be_checked_before_the_data_are_known(tmp_path, run):
@@ -88,14 +91,61 @@ def test_a_directory_can_be_checked_before_the_data_are_known(tmp_path, run):
 
 
 def test_other_data_are_a_different_run(tmp_path, run):
-    with pytest.raises(UserError, match="data_fingerprint is data there and others here"):
-        RunDirectory(small_config(run.path), "others")
+    with pytest.raises(
+        UserError, match="was trained on other pictures than those of elsewhere, whose contents, names or"
+    ):
+        RunDirectory(small_config(run.path, data="elsewhere"), OTHERS)
+    with pytest.raises(UserError, match="differ \\(17 of them here and 16 there\\); give the same --data to resume"):
+        RunDirectory(small_config(run.path), OTHERS)
+
+
+def test_a_run_records_the_names_of_its_classes_in_the_order_of_their_labels(run):
+    assert json.loads((run.path / "run.json").read_text())["class_names"] == ["cat", "dog"]
+
+
+def _earlier(run: RunDirectory, fingerprint: str, **changes) -> None:
+    """Make the run one of a version that knew pictures by names and sizes, and no classes by name."""
+    written = json.loads((run.path / "run.json").read_text()) | {"data_fingerprint": fingerprint} | changes
+    del written["pictures"], written["class_names"]
+    (run.path / "run.json").write_text(json.dumps(written))
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_a_word_and_knows_contents_from_then_on(run):
+    _earlier(run, "former")
+    said: list[str] = []
+    RunDirectory(small_config(run.path), DATA, said.append)
+    assert len(said) == 1
+    assert (
+        "begun by an earlier version of scalespace, which knew pictures by their names and sizes; these are" in said[0]
+    )
+    RunDirectory(small_config(run.path), DATA, said.append)
+    assert len(said) == 1
+    with pytest.raises(UserError, match="was trained on other pictures"):
+        RunDirectory(small_config(run.path), OTHERS)
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed_with_other_pictures(run):
+    _earlier(run, "former")
+    with pytest.raises(
+        UserError, match=r"begun by an earlier version .* and those of synthetic:shapes:16 have others; give"
+    ):
+        RunDirectory(small_config(run.path), OTHERS)
+
+
+def test_a_run_whose_classes_were_numbered_otherwise_is_not_resumed(run):
+    _earlier(run, "former")
+    data = dataclasses.replace(DATA, class_names=("2", "10"))
+    RunDirectory(small_config(run.path), data)
+    _earlier(run, "former", network=json.loads((run.path / "run.json").read_text())["network"] | {"num_classes": 2})
+    with pytest.raises(UserError, match="numbered its classes in the order 10, 2, and now it is 2, 10; give a new"):
+        RunDirectory(small_config(run.path, network={"num_classes": 2}), data)
+    RunDirectory(small_config(run.path, network={"num_classes": 2}), DATA)
 
 
 def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
     # A new option must not slip through: whatever is not declared free is compared.
     names = {field.name for field in dataclasses.fields(small_config(tmp_path))}
-    stored = set(json.loads((run.path / "run.json").read_text())) - {"data_fingerprint"}
+    stored = set(json.loads((run.path / "run.json").read_text())) - {*("data_fingerprint", "pictures", "class_names")}
     assert names - stored == {
         *("data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"),
         *("checkpoint_every", "keep_checkpoints", "tracker", "cache_gib", "gradient_checkpointing"),
@@ -105,11 +155,11 @@ def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
 def test_foreign_files_are_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="is not empty and holds no training run; give a new --output-dir"):
-        RunDirectory(small_config(tmp_path), "data")
+        RunDirectory(small_config(tmp_path), DATA)
     with pytest.raises(UserError, match="is a file; name a folder"):
-        RunDirectory(small_config(tmp_path / "thesis.tex"), "data")
+        RunDirectory(small_config(tmp_path / "thesis.tex"), DATA)
     with pytest.raises(UserError, match=r"cannot write .*run.json \(Not a directory\)"):
-        RunDirectory(small_config(tmp_path / "thesis.tex" / "run"), "data")
+        RunDirectory(small_config(tmp_path / "thesis.tex" / "run"), DATA)
     assert _names(tmp_path) == ["thesis.tex"]
 
 
@@ -117,13 +167,13 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path):
 def test_a_damaged_run_is_refused(content: str, tmp_path, run):
     (run.path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json is damaged"):
-        RunDirectory(small_config(run.path), "data")
+        RunDirectory(small_config(run.path), DATA)
 
 
 def test_a_run_that_could_not_begin_can_begin_again(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".partial-0123abcd.json").write_text("{")
-    RunDirectory(small_config(tmp_path / "run"), "data")
+    RunDirectory(small_config(tmp_path / "run"), DATA)
     assert (tmp_path / "run" / "run.json").is_file()
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from scalespace.commands.parsing import device_named, read
+from scalespace.data.classes import listed
 from scalespace.errors import UserError, cause
 from scalespace.training.configuration import SolverName, SpacingName
 
@@ -43,8 +44,8 @@ class Arguments:
     """Seed of the pictures. Picture i depends only on the seed and on i."""
     batch_size: int = 16
     """Number of pictures drawn together."""
-    class_label: int | None = None
-    """Class of all pictures. With None, a model with classes takes them in turn."""
+    class_label: str | None = None
+    """Class of all pictures, by name or by number; a word that is both is the name. With None, classes come in turn."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
     device: str = "auto"
@@ -61,6 +62,7 @@ def run(words: list[str]) -> None:
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
     """
     given = read(Arguments, words, run)
+
     from scalespace.pipelines.sampling import sample_to_folder, use_solver
     from scalespace.pipelines.saving import load_pipeline
 
@@ -94,6 +96,24 @@ def run(words: list[str]) -> None:
         print(json.dumps(dataclasses.asdict(files), default=str))
         return
     print(f"pictures   {len(files.pictures)} in {given.output}, {files.network_calls} network calls each")
+    if pipeline.unet.config.num_classes is not None:
+        print(
+            f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}"
+        )
     print(f"grid       {files.grid}")
     if files.trajectory is not None:
         print(f"trajectory {files.trajectory}")
+
+
+def _classes(pipeline: Any, files: Any, asked: str | None) -> str:
+    """Which classes were drawn, for people."""
+    names = {number: name for name, number in pipeline.labels.items()}
+    if files.class_label is None:
+        return f"{pipeline.unet.config.num_classes} in turn{f': {listed(list(pipeline.labels))}' if names else ''}"
+    if files.class_name is None:
+        return str(files.class_label)
+    drawn = f"{files.class_name}, which is number {files.class_label}"
+    number = int(asked) if asked is not None and asked.isdecimal() else files.class_label
+    # A name that is a number may mean another class than that number.
+    other = names.get(number) if number != files.class_label else None
+    return drawn if other is None else f"{drawn}; number {number} is {other}"

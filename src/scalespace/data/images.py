@@ -3,8 +3,8 @@
 Pictures that fit into memory are decoded once and kept as one uint8 array; otherwise each is decoded when it is asked
 for, also inside the workers of a DataLoader.
 
-Classes are the top folders. Folders that all pictures have in common (`photos/` in `photos/CLASS/0001.jpg`) only wrap
-the others and are no classes, and there are no classes where some picture lies in no folder.
+Everything that is done to a picture besides, or that is not read at all, is counted and can be told (`ImageDataset.found`,
+`ImageDataset.met`).
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,17 +24,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scalespace.data.sources import DECODING_RULE, Source, open_source, reason
+from scalespace.data.classes import Classes, find_classes, wrapping_folders
+from scalespace.data.left_out import counted
+from scalespace.data.sources import ANIMATED, DECODING_RULE, ENLARGED, Source, open_source, reason
 from scalespace.errors import UserError
 
-__all__ = ["BadImage", "ImageDataset", "open_images"]
+__all__ = ["BadImage", "ImageDataset", "fingerprint", "open_images"]
 
-_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _BAD_SHARE = 0.01
 _THREADS = 2
 _BAR_DELAY = 2.0  # seconds without a bar
 _CHUNK = 32  # pictures a task of the first decoding
 _SIZES_LOOKED_AT = 256
+_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """Pictures of one size with class labels; made by `open_images`.
 
     Item i is `{"image": uint8 tensor (3, H, W), "label": int}`. A bad picture keeps its number and is replaced by the
-    next good one, so that the order of the data is the same whether it is cached or not. Where it is not, `bad` and
-    `enlarged` know what this process has met so far.
+    next good one, so that the order of the data is the same whether it is cached or not. Where it is not, `bad`,
+    `enlarged` and `met` know what this process has met so far.
 
     Attributes:
         path: The path as the user gave it.
         image_size: (height, width) in pixels.
-        classes: Names of the classes, sorted; labels index into it. Empty, and all labels 0, where there are none.
-        fingerprint: Hash over names, sizes or checksums, image size and crop rule: the identity of the training data,
-            independent of where it lies.
+        labelling: The classes of the pictures, and why there are none; all labels are 0 then.
     """
 
     def __init__(
         self,
         path: str,
         source: Source,
+        labelling: Classes,
         image_size: tuple[int, int],
         *,
         cached: bool,
@@ -71,14 +73,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
     ):
         self.path = path
         self.image_size = image_size
-        self.classes, labels = _classes(path, source.names)
-        self.fingerprint = _fingerprint(source, image_size)
+        self.labelling = labelling
         self._source = source
+        self._progress = progress
         self._on_bad = on_bad
         self._bad: dict[int, BadImage] = {}
-        self._enlarged: set[int] = set()
-        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._told: dict[str, set[int]] = {ENLARGED: set(), ANIMATED: set()}
+        self._seen = np.full(len(source.names), cached)
+        self._labels = torch.tensor(self.labelling.labels, dtype=torch.int64)
         self._cache = self._decode_all(progress) if cached else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in natural order; labels index into it. Empty where there are none."""
+        return self.labelling.names
 
     @property
     def cached(self) -> bool:
@@ -93,7 +101,57 @@ class ImageDataset(Dataset[dict[str, Any]]):
     @property
     def enlarged(self) -> int:
         """Number of pictures that were smaller than the image size and were enlarged to it."""
-        return len(self._enlarged)
+        return len(self._told[ENLARGED])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The identity of all pictures: their contents, names and order, the image size and how they are decoded.
+
+        It does not depend on where they lie. Files are read for it, each only once (`scalespace.data.checksums`).
+        """
+        return self.fingerprint_of(None)
+
+    @property
+    def former_fingerprint(self) -> str:
+        """What runs of earlier versions know the pictures by: names with sizes or, in a zip, checksums."""
+        digest = hashlib.sha256("{}x{}; {}\n".format(*self.image_size, DECODING_RULE).encode())
+        for word in self._source.former_signature():
+            digest.update(word.encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()
+
+    def fingerprint_of(self, numbers: Sequence[int] | None) -> str:
+        """The same of some pictures; of all where None."""
+        rule = "{}x{}; {}".format(*self.image_size, DECODING_RULE)
+        return fingerprint(self._source, rule, numbers, self._progress)
+
+    def found(self) -> tuple[str, ...]:
+        """What was found at the path and what was not read, one sentence a line."""
+        left_out = str(self._source.left_out)
+        of_classes = f" in {counted(len(self.classes), 'class')}" if self.classes else ""
+        first = f"{counted(len(self), 'picture')}{of_classes}{f'; {left_out}' if left_out else ''}"
+        return (first, *self.labelling.lines())
+
+    def look(self) -> None:
+        """Decode some pictures, evenly spaced, for what there is to be told of the data before all are decoded."""
+        step = -(-len(self) // _LOOKED_AT)
+        self.batch(range(0, len(self), step))
+
+    def met(self) -> tuple[str, ...]:
+        """What had to be done to some of the pictures that were decoded so far, one sentence a line."""
+        told = {
+            ENLARGED: "smaller than the image size and enlarged to it",
+            ANIMATED: "animated, and only the first frame is used",
+        }
+        counts = {what: len(self._told[word]) for word, what in told.items()}
+        seen = int(self._seen.sum())
+        whole = (
+            f"of {counted(seen, 'picture')}" if seen == len(self) else f"of the {counted(seen, 'picture')} read so far"
+        )
+        lines = [f"{n:,} {whole} {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
+        if self._bad:
+            were = "was" if len(self._bad) == 1 else "were"
+            lines.append(f"{len(self._bad):,} {whole} could not be decoded and {were} skipped")
+        return tuple(lines)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -142,22 +200,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
             for row, loaded in enumerate(pool.map(self._load, index.tolist())):
                 number = int(index[row])
                 while isinstance(loaded, BadImage):
+                    self._seen[number] = True
                     self._report(number, loaded)
                     self._stop_if_too_many(f"{len(self._bad)} pictures met so far")
                     number = (number + 1) % len(self)
                     loaded = self._load(number)
-                pixels, enlarged = loaded
+                self._seen[number] = True
+                pixels, told = loaded
                 images[row] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-                if enlarged:
-                    self._enlarged.add(number)
+                self._tell(number, told)
                 index[row] = number
         return images, self._labels[index]
 
-    def _load(self, index: int) -> tuple[np.ndarray, bool] | BadImage:
+    def _load(self, index: int) -> tuple[np.ndarray, frozenset[str]] | BadImage:
         try:
             return self._source.load(index, self.image_size)
         except Exception as error:  # A damaged file can raise nearly anything from a decoder.
             return BadImage(self._source.names[index], reason(error))
+
+    def _tell(self, index: int, told: frozenset[str]) -> None:
+        for word in told:
+            self._told[word].add(index)
 
     def _report(self, index: int, bad: BadImage) -> None:
         if index not in self._bad:
@@ -178,8 +241,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         cache = torch.empty(total, 3, *self.image_size, dtype=torch.uint8)
         pixels = cache.numpy()
 
-        def decode(start: int) -> list[bool | BadImage]:
-            results: list[bool | BadImage] = []
+        def decode(start: int) -> list[frozenset[str] | BadImage]:
+            results: list[frozenset[str] | BadImage] = []
             for index in range(start, min(start + _CHUNK, total)):
                 loaded = self._load(index)
                 if isinstance(loaded, BadImage):
@@ -205,8 +268,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     for index, result in enumerate(results, start=seen):
                         if isinstance(result, BadImage):
                             self._report(index, result)
-                        elif result:
-                            self._enlarged.add(index)
+                        else:
+                            self._tell(index, result)
                     seen += len(results)
                     bar.update(len(results))
                     self._stop_if_too_many(f"{len(self._bad)} of the first {seen} pictures")
@@ -226,6 +289,7 @@ def open_images(
     progress: bool = True,
     on_bad: Callable[[BadImage], None] | None = None,
     may_enlarge: bool = False,
+    num_classes: int | None = None,
 ) -> ImageDataset:
     """Open a folder, a zip or a synthetic source as a data set of pictures of one size.
 
@@ -240,13 +304,14 @@ def open_images(
         progress: Whether decoding that takes over two seconds shows a bar on stderr.
         on_bad: Called once for every picture that cannot be decoded, when it is met in this process.
         may_enlarge: Whether most pictures may be smaller than the image size.
+        num_classes: Classes that the pictures must have; None where it does not matter.
 
     Returns:
         The data set, in the order of the names.
 
     Raises:
-        UserError: If there is no such path, source or picture, more than 1 % of the pictures are damaged, or most of
-            them are smaller than `image_size` and may not be.
+        UserError: If there is no such path, source or picture, they have not those classes, more than 1 % of the pictures
+            are damaged, or most of them are smaller than `image_size` and may not be.
     """
     height, width = image_size
     if height < 1 or width < 1:
@@ -255,34 +320,28 @@ def open_images(
     if not may_enlarge:
         _check_native_sizes(path, source, image_size)
     cached = len(source.names) * 3 * height * width <= cache_bytes
-    return ImageDataset(path, source, image_size, cached=cached, progress=progress, on_bad=on_bad)
+    labelling = find_classes(path, source.names, source.folders)
+    if num_classes is not None:
+        labelling.check(path, num_classes)
+    return ImageDataset(path, source, labelling, image_size, cached=cached, progress=progress, on_bad=on_bad)
 
 
-def _classes(path: str, names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and a label for every name."""
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
-    # What the first and the last in sorted order have in common, all have.
-    first, last = min(folders), max(folders)
-    pairs = enumerate(zip(first, last, strict=False))
-    wrappers = next((depth for depth, (a, b) in pairs if a != b), min(len(first), len(last)))
-    tops = [parts[wrappers] if len(parts) > wrappers else None for parts in folders]
-    classes = sorted({top for top in tops if top is not None})
-    if len(classes) > 1 and all(top.lower() in _SPLITS for top in classes):
-        raise UserError(
-            f"{path} holds several splits ({', '.join(classes)}) and not classes; give one of them alone, "
-            "as a folder or a zip of its own"
-        )
-    if None in tops or not classes:
-        return (), [0] * len(names)
-    label = {name: number for number, name in enumerate(classes)}
-    return tuple(classes), [label[top] for top in tops if top is not None]
+def fingerprint(source: Source, rule: str, numbers: Sequence[int] | None = None, progress: bool = True) -> str:
+    """The identity of pictures: of their contents, their order and their names inside the folders that wrap all of them.
 
-
-def _fingerprint(source: Source, image_size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(f"{image_size[0]}x{image_size[1]}; {DECODING_RULE}\n".encode())
-    for word in source.signature():
-        digest.update(word.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
+    Args:
+        source: Where the pictures are. A folder, the same folder elsewhere and a zip of it have the same pictures.
+        rule: What else makes a picture what it is.
+        numbers: Of the pictures; all of them where not given.
+        progress: Whether reading files that takes over two seconds shows a bar on stderr.
+    """
+    chosen = range(len(source.names)) if numbers is None else numbers
+    wrapping = len(wrapping_folders(source.names))
+    digest = hashlib.sha256(f"{rule}\n".encode())
+    for number, word in zip(chosen, source.checksums(chosen, progress), strict=True):
+        name = "/".join(PurePosixPath(source.names[number]).parts[wrapping:])
+        digest.update(f"{name} {word}\n".encode("utf-8", "surrogateescape"))
+    return f"contents:{digest.hexdigest()}"
 
 
 def _check_native_sizes(path: str, source: Source, image_size: tuple[int, int]) -> None:

@@ -9,19 +9,23 @@ import io
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from scalespace.data.checksums import checksum, file_checksums
+from scalespace.data.left_out import EXTENSIONS, LeftOut, is_hidden, kind_of
 from scalespace.data.shapes import SHAPES_VERSION, shapes
 from scalespace.errors import UserError, cause
 
-__all__ = ["DECODING_RULE", "Source", "decode_image", "open_source", "reason"]
+__all__ = ["ANIMATED", "DECODING_RULE", "ENLARGED", "Source", "decode_image", "open_source", "reason"]
 
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+ENLARGED, ANIMATED = "enlarged", "animated"
+"""What there is to be told of a decoded picture: it was smaller than wanted, or only the first of its frames was taken."""
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SYNTHETIC = ("shapes",)
 _SYNTHETIC_LENGTH = 10_000
@@ -36,17 +40,25 @@ class Source(Protocol):
     """Numbered pictures; picklable, and safe to read from threads and from the workers of a DataLoader."""
 
     names: tuple[str, ...]
+    folders: tuple[str, ...]
+    """Paths of all folders inside it, also of those without pictures."""
+    left_out: LeftOut
+    """What was found and is not read."""
 
-    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, bool]:
-        """Pixels (H, W, 3) and whether they had to be enlarged."""
+    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
+        """Pixels (H, W, 3), and what there is to be told of them, as of ``decode_image``."""
         ...
 
     def native_size(self, index: int) -> tuple[int, int] | None:
         """(height, width) of the picture as it is stored; None where it has none or is damaged."""
         ...
 
-    def signature(self) -> Iterator[str]:
-        """What identifies the pictures, one word each."""
+    def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
+        """What identifies the contents of some pictures, one word each; reading files may show a bar on stderr."""
+        ...
+
+    def former_signature(self) -> Iterator[str]:
+        """What identified all pictures before their contents did, one word each."""
         ...
 
 
@@ -78,14 +90,15 @@ def open_source(path: str) -> Source:
             f"{path} cannot be read ({reason(error)}); check that it is whole and that you may read it"
         ) from error
     if not source.names:
+        left_out = f" ({source.left_out})" if str(source.left_out) else ""
         raise UserError(
-            f"{path} holds no pictures; give a folder or a zip with PNG, JPEG, WebP or BMP files "
-            f"(named {', '.join(_EXTENSIONS)}), or synthetic:shapes"
+            f"{path} holds no pictures{left_out}; give a folder or a zip with PNG, JPEG, WebP or BMP files "
+            f"(named {', '.join(EXTENSIONS)}), or synthetic:shapes"
         )
     return source
 
 
-def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, bool]:
+def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
     """A picture file as pixels of one size.
 
     Args:
@@ -93,7 +106,7 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
         image_size: (height, width) in pixels.
 
     Returns:
-        Pixels, uint8 of shape (height, width, 3), and whether the picture was smaller than that.
+        Pixels, uint8 of shape (height, width, 3), and what there is to be told of them: some of ``ENLARGED``, ``ANIMATED``.
 
     Raises:
         Exception: Of nearly any type, from Pillow, if the file is damaged.
@@ -103,6 +116,8 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
         # The orientation may still swap the sides, so the shorter one is held against the longer one asked for.
         if min(picture.size) >= 2 * _JPEG_GAP * max(image_size):
             picture.draft(None, (picture.width // 2, picture.height // 2))
+        # Pictures of a telephone may hold a second, smaller one (MPO), which is no animation.
+        animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
         picture.load()
         rgb = _on_white(_upright(picture))
     # The largest centred box of the wanted aspect, in whole pixels: nothing is resampled that need not be.
@@ -111,7 +126,8 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
     left, top = (rgb.width - box_width) // 2, (rgb.height - box_height) // 2
     box = (left, top, left + box_width, top + box_height)
     resized = rgb.crop(box).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(resized), box_width < width or box_height < height
+    told = {ENLARGED: box_width < width or box_height < height, ANIMATED: animated}
+    return np.asarray(resized), frozenset(word for word, holds in told.items() if holds)
 
 
 def reason(error: Exception) -> str:
@@ -125,11 +141,13 @@ class _Files(ABC):
     """Pictures that are files somewhere; subclasses say where."""
 
     names: tuple[str, ...]
+    folders: tuple[str, ...]
+    left_out: LeftOut
 
     @abstractmethod
     def open(self, index: int) -> IO[bytes]: ...
 
-    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
         with self.open(index) as file:
             data = file.read()
         if not data:
@@ -147,12 +165,16 @@ class _Files(ABC):
 class _Folder(_Files):
     def __init__(self, root: Path):
         self._root = root
-        self.names, self._bytes = _walk(root)
+        self.left_out = LeftOut()
+        self.names, self._bytes, self.folders = _walk(root, self.left_out)
 
     def open(self, index: int) -> IO[bytes]:
         return (self._root / self.names[index]).open("rb")
 
-    def signature(self) -> Iterator[str]:
+    def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
+        return file_checksums(self._root, [self.names[index] for index in indices], progress)
+
+    def former_signature(self) -> Iterator[str]:
         return (f"{name} {size}" for name, size in zip(self.names, self._bytes, strict=True))
 
 
@@ -161,18 +183,36 @@ class _Zip(_Files):
         self._path = path
         self._archive: zipfile.ZipFile | None = zipfile.ZipFile(path)
         self._process = os.getpid()
-        entries = {entry.filename: entry for entry in self._archive.infolist() if _is_picture(entry.filename)}
-        self.names = tuple(sorted(entries))
-        self._checksums = tuple(entries[name].CRC for name in self.names)
+        self.left_out = LeftOut()
+        found: dict[str, zipfile.ZipInfo] = {}
+        folders: set[str] = set()
+        for entry in self._archive.infolist():
+            # Some programs on Windows write their own separator, against the format.
+            name = entry.filename.replace("\\", "/")
+            if name.endswith("/"):
+                folders.add(PurePosixPath(name).as_posix())
+            elif (kind := kind_of(name)) is not None:
+                self.left_out.files[kind] += 1
+            elif name in found:
+                self.left_out.files["of a name that comes again"] += 1
+                found[name] = entry
+            else:
+                found[name] = entry
+        self.names = tuple(sorted(found))
+        self.folders = tuple(sorted(name for name in folders if not any(map(is_hidden, name.split("/")))))
+        self._entries = tuple(found[name] for name in self.names)
 
     def open(self, index: int) -> IO[bytes]:
         # Forked processes share one file offset, so each opens the archive for itself.
         if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self._path), os.getpid()
-        return self._archive.open(self.names[index])
+        return self._archive.open(self._entries[index])
 
-    def signature(self) -> Iterator[str]:
-        return (f"{name} {checksum:08x}" for name, checksum in zip(self.names, self._checksums, strict=True))
+    def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
+        return [checksum(self._entries[index].file_size, self._entries[index].CRC) for index in indices]
+
+    def former_signature(self) -> Iterator[str]:
+        return (f"{entry.filename} {entry.CRC:08x}" for entry in self._entries)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None}
@@ -182,14 +222,19 @@ class _Shapes:
     def __init__(self, length: int):
         digits = len(str(length - 1))
         self.names = tuple(f"shapes-{index:0{digits}}" for index in range(length))
+        self.folders: tuple[str, ...] = ()
+        self.left_out = LeftOut()
 
-    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, bool]:
-        return shapes(index, image_size), False
+    def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
+        return shapes(index, image_size), frozenset()
 
     def native_size(self, index: int) -> tuple[int, int] | None:
         return None
 
-    def signature(self) -> Iterator[str]:
+    def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
+        return [f"synthetic {SHAPES_VERSION}"] * len(indices)
+
+    def former_signature(self) -> Iterator[str]:
         yield f"synthetic shapes {SHAPES_VERSION} {len(self.names)}"
 
 
@@ -206,35 +251,42 @@ def _open_synthetic(path: str) -> Source:
     return _Shapes(int(length[0]))
 
 
-def _is_picture(name: str) -> bool:
-    """Whether a path inside the source counts as a picture; hidden files and what macOS adds to zips do not."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in _EXTENSIONS and not name.endswith("/")
-
-
-def _walk(root: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names below `root` in sorted order, with sizes in bytes."""
+def _walk(root: Path, left_out: LeftOut) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+    """Names of the pictures below `root` in sorted order, with sizes in bytes, and all folders."""
 
     def stop(error: OSError) -> None:
-        raise error
+        if os.fspath(error.filename) == os.fspath(root):
+            raise error
+        left_out.add_folder(f"cannot be read ({reason(error)})", inside(error.filename))
+
+    def inside(path: str | Path) -> str:
+        return Path(path).relative_to(root).as_posix()
 
     found: dict[str, int] = {}
+    folders: list[str] = []
     entered: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True, onerror=stop):
         # Links are followed, but not in circles.
-        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX"]
+        for name in sorted(filter(is_hidden, below)):
+            left_out.add_folder("hidden", inside(Path(folder, name)))
+        below[:] = sorted(name for name in below if not is_hidden(name))
         if os.path.realpath(folder) in entered:
+            left_out.add_folder("is read already under another name", inside(folder))
             below.clear()
             continue
         entered.add(os.path.realpath(folder))
+        folders.append(inside(folder))
+        above = "" if folder == os.fspath(root) else f"{folders[-1]}/"
         for file in files:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if _is_picture(name):
-                found[name] = path.stat().st_size if path.exists() else 0
+            kind = kind_of(file)
+            if kind is None:
+                # A link may lead nowhere, which is met when the picture is decoded.
+                path = Path(folder, file)
+                found[above + file] = path.stat().st_size if path.exists() else 0
+            else:
+                left_out.files[kind] += 1
     names = tuple(sorted(found))
-    return names, tuple(found[name] for name in names)
+    return names, tuple(found[name] for name in names), tuple(name for name in folders if name != ".")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -4,16 +4,13 @@ For pictures x in [-1, 1] it is S = E[(C_h x C_w^T)^2], the mean over pictures a
 coefficients; the mean of S over all frequencies is the mean square of a pixel (Parseval). Its place in the process: noise of
 variance sigma_t^2 is white, so SNR_t S is the signal-to-noise ratio of every frequency at t.
 
-A few thousand pictures suffice. The result is kept in the user's cache folder under the fingerprint of the data.
+A few thousand pictures suffice. The result is kept in the user's cache folder under the contents of the pictures measured.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -24,6 +21,7 @@ from tqdm import tqdm
 
 from scalespace.data.batches import to_model
 from scalespace.data.images import ImageDataset
+from scalespace.data.user_cache import keep, kept_file
 from scalespace.operators.dct import dct_matrix
 
 __all__ = ["PICTURES", "mean_spectrum"]
@@ -51,22 +49,24 @@ def mean_spectrum(data: ImageDataset, progress: bool = True) -> Tensor:
         UserError: If more than 1 % of the pictures are damaged.
     """
     count = min(len(data), PICTURES)
-    place = _cache_file(f"{data.fingerprint} {count} {_METHOD}")
+    numbers = torch.arange(count) * len(data) // count
+    place = kept_file("spectra", f"{data.fingerprint_of(numbers.tolist())} {_METHOD}", ".safetensors")
     spectrum = _load(place, data.image_size)
     if spectrum is None:
-        spectrum = _measure(data, count, progress)
-        _save(place, spectrum)
+        spectrum = _measure(data, numbers, progress)
+        # Where a damaged picture was replaced by another, the fingerprint does not tell by which.
+        if not data.bad:
+            keep(place, save({"spectrum": spectrum}, {"checksum": _checksum(spectrum)}))
     return spectrum
 
 
-def _measure(data: ImageDataset, count: int, progress: bool) -> Tensor:
+def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
     height, width = data.image_size
     rows, columns = dct_matrix(height), dct_matrix(width)
-    numbers = torch.arange(count) * len(data) // count
     total = torch.zeros(height, width, dtype=torch.float64)
     bar = tqdm(
         desc="measuring the spectrum",
-        total=count,
+        total=len(numbers),
         unit=" pictures",
         delay=_BAR_DELAY,
         disable=not progress,
@@ -77,18 +77,7 @@ def _measure(data: ImageDataset, count: int, progress: bool) -> Tensor:
             images = to_model(data.batch(chosen)[0]).double()
             total += (rows @ images @ columns.mT).square().mean(dim=1).sum(dim=0)
             bar.update(len(chosen))
-    return total / count
-
-
-def _cache_file(key: str) -> Path | None:
-    """Where the spectrum of a measurement is kept; None where the user has no folder for such things."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not root.is_absolute():
-        try:
-            root = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return root / "scalespace" / "spectra" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    return total / len(numbers)
 
 
 def _load(place: Path | None, size: tuple[int, int]) -> Tensor | None:
@@ -102,22 +91,6 @@ def _load(place: Path | None, size: tuple[int, int]) -> Tensor | None:
         return None
     whole = spectrum.shape == size and spectrum.dtype == torch.float64 and _checksum(spectrum) == checksum
     return spectrum if whole else None
-
-
-def _save(place: Path | None, spectrum: Tensor) -> None:
-    if place is None:
-        return
-    # Several processes may measure at once, so each writes a file of its own. Without a cache all works, only slower.
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=place.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(save({"spectrum": spectrum}, {"checksum": _checksum(spectrum)}))
-            Path(partial).replace(place)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
 
 
 def _checksum(spectrum: Tensor) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import diffusers
@@ -11,6 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -26,16 +29,23 @@ class ScaleSpacePipeline(DiffusionPipeline):
     Args:
         unet: Predicts the clean image at the resolution of the next step.
         scheduler: Leads from noise at the smallest resolution to pictures at the full one.
+        id2label: Names of the classes by their numbers 0..num_classes-1, kept in model_index.json; None where they have none.
+
+    Attributes:
+        labels: Numbers of the classes by their names, as diffusers' ``DiTPipeline`` has them.
 
     Raises:
         TypeError: If a part is of another class; stock schedulers and networks know one resolution only.
-        ValueError: If the scheduler has a resolution that the network does not know.
+        ValueError: If the scheduler has a resolution that the network does not know, or not every class of the network has a
+            name of its own.
     """
 
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ("sample", "pred_original_sample")
 
-    def __init__(self, unet: FlexiUNet, scheduler: ScaleSpaceScheduler) -> None:
+    def __init__(
+        self, unet: FlexiUNet, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
+    ) -> None:
         super().__init__()
         for part, expected in ((unet, FlexiUNet), (scheduler, ScaleSpaceScheduler)):
             if not isinstance(part, expected):
@@ -49,6 +59,33 @@ class ScaleSpacePipeline(DiffusionPipeline):
                 "take both from one model"
             )
         self.register_modules(unet=unet, scheduler=scheduler)
+        # Numbers as keys come back from JSON as words.
+        names = None if id2label is None else {int(number): name for number, name in id2label.items()}
+        self.labels: dict[str, int] = {name: number for number, name in (names or {}).items()}
+        if names is not None and (
+            sorted(self.labels.values()) != list(range(unet.num_classes or 0))
+            or not all(isinstance(name, str) for name in self.labels)
+        ):
+            raise ValueError(
+                f"id2label is {dict(islice(names.items(), 3))} ... and the network has {unet.num_classes} classes; "
+                "give every number from 0 on a name of its own, or leave id2label out"
+            )
+        self.register_to_config(id2label=names)
+
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """Numbers of classes by their names, for ``class_labels``.
+
+        Args:
+            label: A name or several.
+
+        Raises:
+            ValueError: If a class of that name does not exist; it tells the nearest ones.
+        """
+        names = [label] if isinstance(label, str) else list(label)
+        for name in names:
+            if name not in self.labels:
+                raise ValueError(f'there is no class "{name}"; {_instead(name, list(self.labels))}')
+        return [self.labels[name] for name in names]
 
     @torch.no_grad()
     def __call__(
@@ -134,6 +171,14 @@ class ScaleSpacePipeline(DiffusionPipeline):
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _instead(name: str, names: list[str]) -> str:
+    if not names:
+        return "the model knows its classes by number only"
+    folded = {known.casefold(): known for known in names}
+    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else f"the model has {listed(names)}"
 
 
 # diffusers records this module in model_index.json and looks there for the base classes too.

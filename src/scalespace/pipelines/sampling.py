@@ -15,7 +15,7 @@ from scalespace.pipelines.pictures import Trajectory, image_generators, picture_
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["SampleFiles", "draw", "sample_to_folder", "use_solver"]
+__all__ = ["SampleFiles", "class_number", "draw", "sample_to_folder", "use_solver"]
 
 _GRID_PICTURES = 64
 
@@ -29,12 +29,16 @@ class SampleFiles:
         grid: The first 64 side by side.
         trajectory: The first four on their way up, if asked for.
         network_calls: Calls of the network for each batch.
+        class_label: Number of the class of all pictures; None where they have none, or the classes came in turn.
+        class_name: Its name, if the model knows it.
     """
 
     pictures: tuple[Path, ...]
     grid: Path
     trajectory: Path | None
     network_calls: int
+    class_label: int | None = None
+    class_name: str | None = None
 
 
 def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
@@ -83,7 +87,7 @@ def sample_to_folder(
     steps: int,
     seed: int = 0,
     batch_size: int = 16,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     trajectory: bool = False,
     progress: bool = True,
     upsample: ScaleSpacePipeline | None = None,
@@ -99,7 +103,8 @@ def sample_to_folder(
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: 0..2^32 - 1.
         batch_size: Pictures drawn together.
-        class_label: The class of all pictures; None with a class-conditional model takes the classes in turn.
+        class_label: The class of all pictures, its name or its number; where a word is both, it is the name. None with a
+            class-conditional model takes the classes in turn.
         trajectory: Whether to write trajectory.png.
         progress: Whether to show bars on stderr.
         upsample: The second model of a cascade, which enlarges the pictures of the first.
@@ -110,7 +115,8 @@ def sample_to_folder(
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
-    labels = _labels(pipeline, num_images, class_label)
+    label = class_number(pipeline, class_label)
+    labels = _labels(pipeline, num_images, label)
     _check_cascade(pipeline, upsample)
     try:
         for model in filter(None, (pipeline, upsample)):
@@ -157,7 +163,7 @@ def sample_to_folder(
         trajectory_path = folder / "trajectory.png"
         write_file(trajectory_path, recorder.picture().save)
     calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
-    return SampleFiles(tuple(paths), grid, trajectory_path, calls)
+    return SampleFiles(tuple(paths), grid, trajectory_path, calls, label, _class_names(pipeline).get(label))
 
 
 def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | None) -> None:
@@ -172,18 +178,52 @@ def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | 
             f"--upsample enlarges pictures of height and width {upsample.unet.condition_size}, and the first model draws "
             f"{pipeline.scheduler.image_size}; give a model trained with --network.condition-size of those"
         )
-    if upsample.unet.config.num_classes not in (None, pipeline.unet.config.num_classes):
+    theirs = upsample.unet.config.num_classes
+    if theirs not in (None, pipeline.unet.config.num_classes):
         raise UserError("--upsample is a model of other classes than the first; give two of the same classes")
+    names, others = _class_names(pipeline), _class_names(upsample)
+    if theirs is not None and names and others and names != others:
+        number = next(number for number in names if names[number] != others.get(number))
+        raise UserError(
+            f"--upsample is a model of other classes than the first: number {number} is {names[number]} there and "
+            f"{others.get(number)} here; give two of the same classes"
+        )
 
 
-def _labels(pipeline: ScaleSpacePipeline, count: int, class_label: int | None) -> torch.Tensor | None:
+def class_number(pipeline: ScaleSpacePipeline, class_label: int | str | None) -> int | None:
+    """The number of a class.
+
+    Args:
+        pipeline: A trained model.
+        class_label: A number, or a word: the name of a class and, where there is none of that name, a number.
+
+    Raises:
+        UserError: If there is no such class, or the model has no classes.
+    """
+    classes = pipeline.unet.config.num_classes
+    if class_label is None:
+        return None
+    if classes is None:
+        raise UserError("--class-label was given, but the model has no classes; leave it out")
+    if isinstance(class_label, str) and (class_label in pipeline.labels or not class_label.lstrip("-").isdecimal()):
+        try:
+            return pipeline.get_label_ids(class_label)[0]
+        except ValueError as error:
+            raise UserError(
+                f"--class-label: {cause(error)}; numbers from 0 to {classes - 1} can be given, too"
+            ) from error
+    number = int(class_label)
+    if not 0 <= number < classes:
+        raise UserError(f"--class-label is {class_label}; the model has the classes 0 to {classes - 1}")
+    return number
+
+
+def _class_names(pipeline: ScaleSpacePipeline) -> dict[int | None, str]:
+    return {number: name for name, number in pipeline.labels.items()}
+
+
+def _labels(pipeline: ScaleSpacePipeline, count: int, label: int | None) -> torch.Tensor | None:
     classes = pipeline.unet.config.num_classes
     if classes is None:
-        if class_label is not None:
-            raise UserError("--class-label was given, but the model has no classes; leave it out")
         return None
-    if class_label is None:
-        return torch.arange(count) % classes
-    if not 0 <= class_label < classes:
-        raise UserError(f"--class-label is {class_label}; the model has the classes 0 to {classes - 1}")
-    return torch.full((count,), class_label)
+    return torch.arange(count) % classes if label is None else torch.full((count,), label)

@@ -62,7 +62,7 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
         # Part by part, since diffusers would show a bar for it.
         unet: Any = FlexiUNet.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
         scheduler: Any = ScaleSpaceScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        return ScaleSpacePipeline(unet, scheduler)
+        return ScaleSpacePipeline(unet, scheduler, parts["model_index.json"].get("id2label"))
     except UserError:
         raise
     except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:

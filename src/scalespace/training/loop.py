@@ -18,6 +18,7 @@ from scalespace.data.spectrum import mean_spectrum
 from scalespace.errors import UserError
 from scalespace.files import write_directory
 from scalespace.reading import reading
+from scalespace.training.announcement import announcement
 from scalespace.training.build import (
     build_network,
     build_scheduler,
@@ -27,7 +28,7 @@ from scalespace.training.build import (
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.precision import computes_bf16
 from scalespace.training.recorder import Recorder
-from scalespace.training.run_directory import RunDirectory, recorded
+from scalespace.training.run_directory import DataIdentity, RunDirectory, recorded
 from scalespace.training.trainer import Trainer
 
 __all__ = ["train"]
@@ -56,7 +57,10 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     scheduler = build_scheduler(without_data(config))
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
-    trainer = Trainer(config, _accelerator(config), scheduler, network)
+    accelerator = _accelerator(config)
+    trainer = Trainer(config, accelerator, scheduler, network)
+    if not accelerator.is_main_process:
+        say = _nothing
     RunDirectory(config, None)
     data = open_images(
         config.data,
@@ -64,21 +68,16 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         cache_bytes=int(config.cache_gib * 2**30),
         progress=progress,
         on_bad=lambda bad: say(f"skipped {bad.name}: {bad.reason}"),
+        num_classes=config.network.num_classes,
     )
-    classes = config.network.num_classes
-    if classes is not None and len(data.classes) > classes:
-        raise UserError(
-            f"{config.data} has {len(data.classes)} classes (top folders) and the network {classes}; "
-            f"give --network.num-classes {len(data.classes)}"
-        )
-    if data.enlarged:
-        say(f"enlarged {data.enlarged} of {len(data)} pictures that are smaller than the image size")
+    for line in announcement(config, data):
+        say(line)
     if config.process.awaits_data:
         config = with_data(config, mean_spectrum(data, progress))
         trainer.follow(build_scheduler(config))
         say(f"change points read off the data: {' '.join(map(str, config.process.change_points)) or 'none'}")
-    run = RunDirectory(config, data.fingerprint)
-    accelerator = trainer.accelerator
+    identity = DataIdentity(data.fingerprint, len(data), data.classes, data.former_fingerprint)
+    run = RunDirectory(config, identity, say)
     accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
     first = _resume(run, trainer, say)
     if first > config.max_steps:
@@ -99,11 +98,16 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
                 trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
             if checkpoint:
                 run.save_checkpoint(step, trainer.save)
-    write_directory(run.model_path, trainer.save_pipeline)
+    write_directory(run.model_path, lambda path: trainer.save_pipeline(path, data.classes))
     accelerator.end_training()
-    if data.bad:
-        say(f"{len(data.bad)} of {len(data)} pictures could not be decoded and were skipped")
+    if not data.cached:
+        for line in data.met():
+            say(line)
     return run
+
+
+def _nothing(line: str) -> None:
+    """Say nothing, on processes beside the first."""
 
 
 def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -262,10 +262,12 @@ class Trainer:
     def _names(self) -> list[str]:
         return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
 
-    def save_pipeline(self, path: Path) -> None:
-        """Write the pipeline with the averaged weights, in diffusers' layout."""
+    def save_pipeline(self, path: Path, class_names: Sequence[str] = ()) -> None:
+        """Write the pipeline with the averaged weights and, where it is trained with classes, their names."""
+        named = self.config.network.num_classes is not None and len(class_names) > 0
         with self._averaged() as network:
-            ScaleSpacePipeline(network, self.scheduler).save_pretrained(path)
+            pipeline = ScaleSpacePipeline(network, self.scheduler, dict(enumerate(class_names)) if named else None)
+            pipeline.save_pretrained(path)
 
     def save_samples(self, path: Path, data: ImageDataset, progress: bool = True) -> None:
         """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare.

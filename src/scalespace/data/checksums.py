@@ -1,0 +1,128 @@
+"""Checksums of the contents of files, each file read once.
+
+The checksum is the size with the CRC-32, which a zip has of its entries anyway, so that a folder and a zip of the same files
+have the same ones. Contents that change by chance keep theirs with a probability of 2^-32; it is no guard against forgery.
+
+Checksums are kept in the user's cache folder, each under the name, size, inode and both times of its file (modification and
+change). No ordinary program can write a file and keep its time of change, so a file whose contents differ is read again, also
+where a copy has the old name, size and time of modification. Checksums of files that changed in the last two seconds are not
+kept, since a clock that ticks slowly could hide a second change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scalespace.data.user_cache import keep, kept_file
+
+__all__ = ["checksum", "file_checksums"]
+
+_THREADS = 4  # reading waits for the disk more than it computes
+_CHUNK = 64  # files a task
+_PIECE = 1 << 20  # bytes read at once
+_SETTLED = 2 * 10**9  # nanoseconds after a change
+_BAR_DELAY = 2.0  # seconds without a bar
+_UNREADABLE = "unreadable"
+
+
+def checksum(size: int, crc: int) -> str:
+    """The word for contents of that size in bytes and that CRC-32."""
+    return f"{size} {crc:08x}"
+
+
+def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> list[str]:
+    """Checksums of files; "unreadable" for one that cannot be read.
+
+    Args:
+        root: The folder.
+        names: Paths of the files inside it.
+        progress: Whether reading that takes over two seconds shows a bar on stderr.
+    """
+    # A folder that has moved is read again; a cache file for each folder keeps them small.
+    place = kept_file("checksums", os.path.realpath(root), ".json")
+    known = _load(place)
+    now = time.time_ns()
+    states = [_state(root / name) for name in names]
+    unknown = [
+        number
+        for number, (name, state) in enumerate(zip(names, states, strict=True))
+        if known.get(name, ["", ""])[0] != _written(state)
+    ]
+    words = [known.get(name, ["", ""])[1] for name in names]
+    bar = tqdm(
+        desc="reading contents",
+        total=len(unknown),
+        unit=" files",
+        delay=_BAR_DELAY,
+        disable=not progress,
+        file=sys.stderr,
+    )
+
+    def read(start: int) -> None:
+        chunk = unknown[start : start + _CHUNK]
+        for number in chunk:
+            words[number] = _read(root / names[number])
+        bar.update(len(chunk))
+
+    with bar, ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(read, range(0, len(unknown), _CHUNK)):
+            pass
+    settled = {
+        names[number]: [_written(states[number]), words[number]]
+        for number in unknown
+        if words[number] != _UNREADABLE and max(states[number][:2], default=now) < now - _SETTLED
+    }
+    if settled:
+        # Only a part of a folder may have been asked for, so the rest stays.
+        _save(place, known | settled)
+    return words
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with the contents of a file, times first; empty where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def _written(state: tuple[int, ...]) -> str:
+    return " ".join(map(str, state)) or "gone"
+
+
+def _read(path: Path) -> str:
+    size = crc = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                size, crc = size + len(piece), zlib.crc32(piece, crc)
+    except OSError:
+        return _UNREADABLE
+    return checksum(size, crc)
+
+
+def _load(place: Path | None) -> dict[str, list[str]]:
+    """What is kept, by name: the state of a file and its checksum."""
+    if place is None:
+        return {}
+    try:
+        digest, _, content = place.read_bytes().partition(b"\n")
+    except OSError:
+        return {}
+    return json.loads(content) if hashlib.sha256(content).hexdigest().encode() == digest else {}
+
+
+def _save(place: Path | None, words: dict[str, list[str]]) -> None:
+    content = json.dumps(words, separators=(",", ":")).encode()
+    keep(place, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
