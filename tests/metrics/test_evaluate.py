@@ -88,7 +88,7 @@ def test_every_figure_has_counts_and_an_interval(sides, capsys):
         assert row["low"] <= row["value"] <= row["high"]
         assert row["name"] in text
     assert found["features"]["extractor"] == "built-in"
-    assert found["intervals"] == {"level": 0.95, "method": "jackknife", "groups": 24, "seed": 0}
+    assert found["intervals"] == {"nominal_level": 0.95, "method": "jackknife", "groups": 24, "seed": 0}
     assert found["source"]["seed"] == 0
     assert (found["generated"]["count"], found["reference"]["image_size"]) == (24, [16, 16])
 

@@ -81,7 +81,7 @@ class Mode:
         return f"{self.extractor} features, resize {self.resize}, weights sha256 {self.fingerprint}"
 
     def as_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """The mode as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
@@ -90,11 +90,11 @@ class FeatureExtractor(Protocol):
 
     @property
     def mode(self) -> Mode:
-        """What it is."""
+        """The mode that the features are computed in, which statistics files are checked against."""
         ...
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Pictures, uint8 (B, 3, H, W), to features, float (B, d)."""
+        """Compute the features of pictures: uint8 of shape (B, 3, H, W) to float of shape (B, d)."""
         ...
 
 
@@ -173,10 +173,10 @@ class InceptionFeatures:
     """Inception-v3 up to its pooled features of 2048 dimensions, as FID and KID are defined with.
 
     Args:
-        path: File inception-2015-12-05.pt.
+        path: Path of the file inception-2015-12-05.pt.
         resize: How pictures become 299 pixels wide.
         device: Where to run.
-        sha256: What the file must be; None takes INCEPTION_SHA256.
+        sha256: Hash that the file must have; None takes INCEPTION_SHA256.
 
     Raises:
         UserError: If the file is missing or another one.
@@ -215,9 +215,9 @@ def extract(extractor: FeatureExtractor, pictures: Tensor, name: str = "pictures
     """Features of many pictures.
 
     Args:
-        extractor: What turns pictures into features.
+        extractor: Computes the features.
         pictures: uint8, shape (N, 3, H, W).
-        name: What the bar calls them.
+        name: Name of the pictures in the progress bar.
         progress: Whether to show a bar on stderr.
 
     Returns:

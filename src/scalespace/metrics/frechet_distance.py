@@ -37,7 +37,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """From features, shape (N, d), N at least 2.
+        """Compute the moments of features, shape (N, d), where N is at least 2.
 
         Raises:
             ValueError: If there are fewer than two rows, or one that is not finite.
@@ -94,7 +94,7 @@ class _Transport:
     """The Frechet distance of two Gaussians, with what is needed for its derivative.
 
     Args:
-        moments: Of both sides.
+        moments: Moments of both sides.
         maps: D^(1/2) P^T F_1^+ and D^(1/2) Q^T F_2^+, each of shape (r, d).
         overlap: Sum of D.
     """

@@ -89,6 +89,9 @@ def kid(
     return KID(measured, float(values.mean()), float(values.std(correction=0)), subsets, size)
 
 
+_Moments = tuple[list[Tensor], list[Tensor]]
+
+
 @dataclass(frozen=True)
 class _Centred:
     """Features x = m + u of one side.
@@ -124,20 +127,26 @@ class _Centred:
     def chosen(self, rows: Tensor) -> _Centred:
         return _Centred(self.u[rows.to(self.u.device)], self.a[rows], self.b[rows], self.c)
 
-    def moments(self, groups: Groups) -> tuple[list[Tensor], list[Tensor]]:
+    def moments(self, groups: Groups) -> _Moments:
         """Sums over every group of a^k for k to 3, shape (G,), and of a^k u for k to 2, shape (G, d)."""
         powers = [self.a**k for k in range(4)]
         weighted = [torch.zeros(groups.number, self.u.shape[1], dtype=torch.float64) for _ in range(3)]
         for rows in torch.arange(self.count).split(rows_at_once(self.u.shape[1])):
             part = self.u[int(rows[0]) : int(rows[-1]) + 1].cpu().double()
+            members = torch.nn.functional.one_hot(groups.group[rows], groups.number).double()
             for total, power in zip(weighted, powers, strict=False):
-                total.index_add_(0, groups.group[rows], power[rows, None] * part)
+                total.addmm_((power[rows, None] * members).mT, part)
         return [groups.sums(power) for power in powers], weighted
 
 
 def _distances(sides: Sequence[_Centred], groups: Sequence[Groups]) -> tuple[float, Tensor]:
     """The distance of all pictures, and those without each of the groups, shape (R,)."""
-    kernels = [_within(sides[0], groups[0]), _within(sides[1], groups[1]), _across(sides, groups)]
+    moments = [side.moments(g) for side, g in zip(sides, groups, strict=True)]
+    kernels = [
+        _within(sides[0], groups[0], moments[0]),
+        _within(sides[1], groups[1], moments[1]),
+        _across(sides, groups, moments),
+    ]
 
     def distance(kept: list[Tensor]) -> Tensor:
         n, m = (w @ side.counts for w, side in zip(kept, groups, strict=True))
@@ -156,7 +165,7 @@ def _all_pairs(first: _Centred, second: _Centred) -> float:
     return _distances([first, second], groups)[0]
 
 
-def _within(x: _Centred, groups: Groups) -> Tensor:
+def _within(x: _Centred, groups: Groups, moments: _Moments) -> Tensor:
     """Sums of the kernel less c^3 over the pairs of different pictures of two groups, shape (G, G), float64."""
     # Pictures with themselves, which the products of sums hold too.
     a = 2 * x.a
@@ -169,11 +178,10 @@ def _within(x: _Centred, groups: Groups) -> Tensor:
         terms = _last_term(x, x, slice(start, end), slice(start, None))
         terms[:, : end - start].tril_(-1)
         total.index_add_(0, groups.group[rows], (terms @ members[start:]).double().cpu())
-    moments = x.moments(groups)
     return total + total.mT + _first_terms(moments, moments, x) - groups.sums(themselves).diag()
 
 
-def _across(sides: Sequence[_Centred], groups: Sequence[Groups]) -> Tensor:
+def _across(sides: Sequence[_Centred], groups: Sequence[Groups], moments: Sequence[_Moments]) -> Tensor:
     """Sums of the kernel less c^3 over the pairs of pictures of a group of x and one of y, shape (G, G), float64."""
     x, y = sides
     members = groups[1].members(y.u)
@@ -181,13 +189,10 @@ def _across(sides: Sequence[_Centred], groups: Sequence[Groups]) -> Tensor:
     for rows in torch.arange(x.count).split(rows_at_once(y.count)):
         terms = _last_term(x, y, slice(int(rows[0]), int(rows[-1]) + 1), slice(None))
         total.index_add_(0, groups[0].group[rows], (terms @ members).double().cpu())
-    first, second = (side.moments(g) for side, g in zip(sides, groups, strict=True))
-    return total + _first_terms(first, second, x)
+    return total + _first_terms(moments[0], moments[1], x)
 
 
-def _first_terms(
-    first: tuple[list[Tensor], list[Tensor]], second: tuple[list[Tensor], list[Tensor]], x: _Centred
-) -> Tensor:
+def _first_terms(first: _Moments, second: _Moments, x: _Centred) -> Tensor:
     """Sums of (g^3 - c^3) + 3 g^2 p over the pairs of pictures of two groups, shape (G, G)."""
     (A, U), (B, V) = first, second
     c, d = x.c, x.u.shape[1]

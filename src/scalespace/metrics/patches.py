@@ -38,20 +38,19 @@ __all__ = [
 ]
 
 PATCHES, DIRECTIONS, PICTURES = 128, 512, 16384
-"""Patches of every picture and band, directions of every band, and the most pictures of a side."""
+"""Number of patches of every picture and band, of directions of every band, and of pictures of a side at most."""
 
 PATCH = 7
 """Side of a patch in pixels."""
 
 WIDE_BINS = 64
-"""Bins of the histograms of groups."""
+"""Number of bins in the histograms of groups."""
 
 _BINS = 1024
 _SPREAD = 4.0  # half of all bins are closer to zero than this
 _SMALLEST_BAND = 16
 _BATCH = 256  # pictures
 _AT_ONCE = 64  # directions
-_LEAST_DEVIATION = 1e-3  # levels of 255
 _LOOKED_AT = 4096  # patches that tell what the normalisation changes
 _BAR_DELAY = 2.0  # seconds without a bar
 
@@ -111,7 +110,7 @@ def project(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        By the band's size, as "64x64", finest first.
+        The projections by the size of the band, such as "64x64", finest first.
 
     Raises:
         ValueError: If the pictures are smaller than 7 pixels.
@@ -228,8 +227,8 @@ def _normalise(patches: Tensor) -> Tensor:
     """Give the channels of patches mean 0 and variance 1 over the whole set, in place; shape (P, C, 49)."""
     for channel in patches.unbind(1):
         channel -= channel.mean(dtype=torch.float64).float()
-        # A channel that does not vary, as in flat pictures, has no texture but the pyramid's rounding, some 1e-5 levels.
-        channel /= channel.square().mean(dtype=torch.float64).sqrt().clamp_min(_LEAST_DEVIATION).float()
+        # A channel that does not vary, as in flat pictures, has no texture and stays at zero.
+        channel /= channel.square().mean(dtype=torch.float64).sqrt().clamp_min(1e-6).float()
     return patches
 
 

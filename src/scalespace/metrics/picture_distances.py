@@ -72,7 +72,7 @@ def spectrum_distance(first: Tensor, second: Tensor, intervals: bool = True, see
 
 
 def spectrum_distance_of(first: Tensor, second: Tensor, groups: tuple[Groups, Groups]) -> Measurement:
-    """The same from ``radial_power`` of either side."""
+    """Distance of the radial power spectra in decibels, from ``radial_power`` of either side."""
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         decibels = 10 * torch.log10((a + _ROUNDING_POWER) / (b + _ROUNDING_POWER))
@@ -100,7 +100,7 @@ def colour_distances(first: Tensor, second: Tensor, intervals: bool = True, seed
 def colour_distances_of(
     histograms: tuple[Tensor, Tensor], pictures: tuple[Tensor, Tensor], groups: tuple[Groups, Groups]
 ) -> ColourDistances:
-    """The same from ``colour_histograms`` and ``brightness_and_contrast`` of either side."""
+    """Distances of colours, from ``colour_histograms`` and ``brightness_and_contrast`` of either side."""
     # All pictures, and then those without each of the groups.
     kept = [torch.cat([torch.ones_like(side.counts)[None], side.kept]) for side in groups]
 

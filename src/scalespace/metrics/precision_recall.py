@@ -156,8 +156,8 @@ def _held(distances: Tensor, reach: Tensor, rank: Tensor) -> Iterator[tuple[Tens
 
     Args:
         distances: Squared, shape (P, N).
-        reach: Of the balls, shape (N, K).
-        rank: Of the balls, shape (N, 1 + R).
+        reach: ``_Balls.reach`` of the balls, shape (N, K).
+        rank: ``_Balls.rank`` of the balls, shape (N, 1 + R).
 
     Yields:
         Points and balls, shape (n,), and whether the balls hold the points, shape (n, 1 + R), int32; on the CPU.
@@ -175,7 +175,7 @@ def _row_slices(rows: int, columns: int) -> list[slice]:
 
 
 def _squared_distances(ours: _Balls, theirs: _Balls, rows: slice) -> Tensor:
-    """Of some pictures of one side to those of the other, exact where a small ball is concerned, shape (n, M)."""
+    """Squared distances of some pictures of one side to all of the other, shape (n, M), in float64 for small balls."""
     distances = _rounded(ours.x[rows], theirs.x)
     if len(theirs.small):
         distances[:, theirs.small] = _exact(ours.features[rows], theirs.features[theirs.small], ours.centre).to(

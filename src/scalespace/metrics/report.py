@@ -18,13 +18,13 @@ class Row:
     """One figure.
 
     Args:
-        key: Its name in JSON.
-        name: Its name for people, with the unit.
-        measured: The figure.
-        counts: Pictures of either side that it was computed from.
+        key: Name of the figure in JSON.
+        name: Name of the figure for people, with its unit.
+        measured: The figure with its interval.
+        counts: Number of pictures of either side that the figure was computed from.
         better: Whether lower or higher is better.
-        remark: What people are told beside it.
-        patches: Patches of either side that it was computed from, where it was computed from patches.
+        remark: What is printed after the figure.
+        patches: Number of patches of either side that the figure was computed from; None if it needs no patches.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Evaluation:
     """Statistics of the reference, if they were asked for."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All figures as a dictionary that can be written as JSON."""
         sides = {
             name: {
                 "name": side.name,
@@ -69,11 +69,11 @@ class Evaluation:
             | ({"patches": row.patches} if row.patches else {})
             for row in self.rows
         ]
-        intervals = {"level": LEVEL, "method": "jackknife", "groups": self.groups, "seed": self.seed}
+        intervals = {"nominal_level": LEVEL, "method": "jackknife", "groups": self.groups, "seed": self.seed}
         return sides | {"features": features, "intervals": intervals, "metrics": rows, "notes": self.notes}
 
     def as_text(self) -> str:
-        """For people."""
+        """All figures as text for people, one line for each figure."""
         lines = [f"generated  {self.generated}", f"reference  {self.reference}"]
         if self.mode is not None:
             lines.append(f"features   {self.dimensions} of {self.mode}")

@@ -12,7 +12,8 @@ ends x.
 
 The interval is one for the mean of the figure over other sets of as many pictures. It tells how sure the figure is at its
 number of pictures, and does not remove the figure's bias. The jackknife counts what pairs of pictures do together twice (Efron
-and Stein), so that intervals are too wide for distances of sets that hardly differ.
+and Stein), so that most intervals are too wide for sets that hardly differ. Too few hold where a handful of pictures decide a
+share near 0 (82 % in simulations), and for colours that hardly differ (89 %).
 
 Sources: Efron and Stein 1981, The jackknife estimate of variance; Shao and Wu 1989, A general theory for jackknife variance
 estimation; Wilson 1927, Probable inference, the law of succession, and statistical inference.
@@ -129,7 +130,7 @@ def interval(value: float, without: Tensor, least: float = -math.inf) -> Measure
     Args:
         value: The figure of all pictures.
         without: The figure without each of the groups, shape (G,), float64; fewer than two make no interval.
-        least: What no such figure can be below.
+        least: Smallest value that such a figure can have.
     """
     if len(without) < 2:
         return Measurement(value)
@@ -143,7 +144,7 @@ def share_interval(value: float, without: Tensor, count: int) -> Measurement:
     Args:
         value: The share of all pictures, 0..1.
         without: The share without each of the groups, shape (G,), float64; fewer than two make no interval.
-        count: Pictures that it is a share of.
+        count: Number of pictures that it is a share of.
     """
     if len(without) < 2:
         return Measurement(value)
@@ -164,7 +165,7 @@ def rate_interval(value: float, without: Tensor, one: float) -> Measurement:
     Args:
         value: The mean of all pictures.
         without: The mean without each of the groups, shape (G,), float64; fewer than two make no interval.
-        one: What a single count adds to the mean.
+        one: Amount that a single count adds to the mean.
     """
     if len(without) < 2:
         return Measurement(value)
@@ -179,7 +180,7 @@ def _student(degrees: int) -> float:
     """Quantile of Student's distribution that |t| stays below with probability ``LEVEL``.
 
     Args:
-        degrees: Of freedom, at least 1.
+        degrees: Degrees of freedom, at least 1.
 
     Source: Abramowitz and Stegun 1964, equations 26.7.3 and 26.7.4 for the probability, which is then inverted.
     """

@@ -55,7 +55,7 @@ def sliced_wasserstein_bands(
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        By the band's size, as "64x64", finest first, and at last their mean, "mean".
+        The distances by the size of the band, such as "64x64", finest first, and at last their mean, "mean".
 
     Raises:
         ValueError: If the pictures of the sides differ in size, or are smaller than 7 pixels.
@@ -95,14 +95,14 @@ def sliced_wasserstein(
     """Sliced Wasserstein distance of projected sides in every band, times 1000.
 
     Args:
-        first: Of ``project`` for side 0.
-        second: The same with the same seed for side 1.
+        first: Bands of side 0, from ``project``.
+        second: Bands of side 1, from ``project`` with the same seed.
         counts: Number of pictures that patches were taken of, on either side.
         intervals: Whether to compute the intervals.
         seed: The same seed, also of the groups that are left out for the intervals.
 
     Returns:
-        By the band's size, as "64x64", finest first, and at last their mean, "mean".
+        The distances by the size of the band, such as "64x64", finest first, and at last their mean, "mean".
     """
     groups = both_sides(counts, intervals, seed)
     values: list[float] = []

@@ -34,11 +34,11 @@ class Statistics:
     """Moments of features, perhaps with the features themselves.
 
     Args:
-        mode: What they were made with.
+        mode: Extractor and resizing that the features were computed with.
         name: Name of the pictures, for people.
         image_size: (height, width) of the pictures.
         moments: Mean and covariance of the features.
-        features: Shape (N, d), float32.
+        features: The features, shape (N, d), float32; None if they are not kept.
         preparation: What happened to files that were brought to that size.
     """
 
