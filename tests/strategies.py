@@ -1,5 +1,6 @@
 """What the property tests draw from: sizes, tensors, and one registry of operators that every operator test sweeps."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,20 +10,24 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from scalespace.operators.dct import DCTFilter
-from scalespace.operators.linear import FunctionOperator, Identity, LinearOperator, Size
+from scalespace.operators.function import FunctionOperator
+from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import Resize
 
 __all__ = [
     "OPERATORS",
     "blur",
+    "blurred_subsample",
     "box_average",
     "chains",
     "normal",
+    "of_matrix",
     "random_dtype",
     "seeds",
     "shrinking_sizes",
     "sizes",
     "tolerance",
+    "with_singular_values",
 ]
 
 
@@ -64,6 +69,34 @@ def blur(size: Size) -> FunctionOperator:
         return conv2d(pad(_pictures(x), (1, 1, 1, 1), mode="reflect"), kernel[None, None]).reshape(x.shape)
 
     return FunctionOperator(function, size, size)
+
+
+def blurred_subsample(size: Size) -> FunctionOperator:
+    """Gaussian blur of sigma 1.5, then every second pixel: of full rank, with a condition number of about 100."""
+    steps = torch.arange(-4, 5, dtype=torch.float64)
+    weights = torch.exp(-(steps**2) / (2 * 1.5**2))
+    kernel = torch.outer(weights, weights) / weights.sum() ** 2
+    half = (-(-size[0] // 2), -(-size[1] // 2))
+
+    def function(x: Tensor) -> Tensor:
+        padded = pad(_pictures(x), (4, 4, 4, 4), mode="reflect")
+        return conv2d(padded, kernel.to(x)[None, None])[..., ::2, ::2].reshape(*x.shape[:-2], *half)
+
+    return FunctionOperator(function, size, half)
+
+
+def of_matrix(matrix: Tensor, in_size: Size, out_size: Size) -> FunctionOperator:
+    """A matrix on flattened pictures, as a function of the user's."""
+    return FunctionOperator(lambda x: (x.flatten(-2) @ matrix.to(x).mT).unflatten(-1, out_size), in_size, out_size)
+
+
+def with_singular_values(values: Tensor, in_size: Size, out_size: Size, seed: int = 0) -> FunctionOperator:
+    """Random singular vectors with the given singular values, and zeros besides."""
+    left, right = (
+        torch.linalg.qr(normal((math.prod(size), math.prod(size)), seed + i, batch=())).Q[:, : len(values)]
+        for i, size in enumerate((out_size, in_size))
+    )
+    return of_matrix(left * values @ right.mT, in_size, out_size)
 
 
 def _pictures(x: Tensor) -> Tensor:

@@ -48,8 +48,8 @@ from .diffusion.solvers import Multistep as Multistep
 from .diffusion.spectral import FromSpectrum as FromSpectrum
 from .errors import UserError as UserError
 from .networks.flexi_unet import FlexiUNet as FlexiUNet
+from .operators.function import FunctionOperator as FunctionOperator
 from .operators.linear import Composition as Composition
-from .operators.linear import FunctionOperator as FunctionOperator
 from .operators.linear import Identity as Identity
 from .operators.linear import LinearOperator as LinearOperator
 from .operators.resize import OrthonormalResize as OrthonormalResize

@@ -21,7 +21,8 @@ from scalespace.diffusion.loss import MinSNR, x0_loss
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
-from scalespace.operators.linear import FunctionOperator, Identity, LinearOperator, Size
+from scalespace.operators.function import FunctionOperator
+from scalespace.operators.linear import Identity, LinearOperator, Size
 
 T = 12
 NOISE = LinearBeta(T, 0.05, 0.6)

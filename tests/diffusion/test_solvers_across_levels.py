@@ -17,7 +17,8 @@ from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
-from scalespace.operators.linear import FunctionOperator, Identity
+from scalespace.operators.function import FunctionOperator
+from scalespace.operators.linear import Identity
 
 SIZES, CHANGES, T = ((6, 8), (4, 5), (2, 3)), (4, 9), 12
 NOISE = LinearBeta(T, 0.05, 0.6)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from scalespace.diffusion.denoiser import dense
-from scalespace.operators.lanczos import largest_eigenvalue, symmetric_function, tridiagonalise
+from scalespace.operators.eigenvalues import largest_eigenvalue
+from scalespace.operators.lanczos import symmetric_function, tridiagonalise
 
 SIZE = (4, 5)
 

@@ -8,7 +8,8 @@ from tests.strategies import OPERATORS, blur, box_average, chains, normal, rando
 from torch.testing import assert_close
 
 from scalespace.diffusion.denoiser import dense
-from scalespace.operators.linear import Composition, FunctionOperator, Identity, LinearOperator
+from scalespace.operators.function import FunctionOperator
+from scalespace.operators.linear import Composition, Identity, LinearOperator
 from scalespace.operators.resize import Resize, Separable
 
 every_kind = pytest.mark.parametrize("kind", OPERATORS)

@@ -29,14 +29,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import Corrected, Multistep, Solver
-from scalespace.operators.linear import LinearOperator
-from scalespace.operators.resize import Separable
 
 __all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
 
@@ -74,7 +71,7 @@ class Isotropic(Bridge):
 
     def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         M, _, rho = self.process.bridge(s, t)
-        variance = self.process.noise.sigma(s) ** 2 * (1 - rho * _mean_eigenvalue(M))
+        variance = self.process.noise.sigma(s) ** 2 * (1 - rho * M.mean_square())
         return self.process.posterior(x_t, x0_s, t, s).mean + variance**0.5 * noise
 
 
@@ -123,14 +120,3 @@ class UpsampledState(Bridge):
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
     return interpolate(x, size=like.shape[-2:], mode="nearest")
-
-
-def _mean_eigenvalue(M: LinearOperator) -> float:
-    """tr(M^T M) over the number of pixels that M takes."""
-    if isinstance(M, Separable):
-        return float(M.gram_eigenvalues.mean())
-    height, width = M.out_size
-    # By rows of M, a row of pixels at a time, so that large pictures fit into memory.
-    rows = torch.eye(height * width, dtype=torch.float64).reshape(height, width, height, width)
-    pixels = M.in_size[0] * M.in_size[1]
-    return sum(float(M.adjoint(row).square().sum()) for row in rows) / pixels

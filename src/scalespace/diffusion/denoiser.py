@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.operators.linear import LinearOperator
+from scalespace.operators.singular import dense
 
 __all__ = ["Denoiser", "GaussianDenoiser", "GaussianMixture", "GaussianMixtureDenoiser", "dense"]
 
@@ -186,10 +186,3 @@ class GaussianMixtureDenoiser:
             component=means @ rest.mT,
             factors=z_to_picture.flatten(0, 1),
         )
-
-
-def dense(operator: LinearOperator) -> Tensor:
-    """The matrix of an operator on flattened pictures, shape (h w, H W), float64."""
-    height, width = operator.in_size
-    basis = torch.eye(height * width, dtype=torch.float64).unflatten(-1, (height, width))
-    return operator(basis).flatten(-2).mT.contiguous()

@@ -13,6 +13,7 @@ With M = M_{s->t}, x_t = alpha_t M x0_s + sigma_t eps, and x0_s the clean image 
                   preconditioned network of EDM with d = 0.5.
 
 Epsilon divides by alpha_t and by the singular values of M: it suits DDPM and blurring, and not states that are nearly noise.
+What the operator counts as zero (``operators.singular``) M does not see; all other singular values are divided by.
 Of a blur only Epsilon's F does not depend on s, which a network is not told.
 
 Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Hoogeboom and Salimans 2022,
@@ -29,12 +30,14 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.errors import UserError
 from scalespace.operators.linear import LinearOperator
 
 __all__ = ["Epsilon", "Prediction", "Sample", "Velocity"]
 
-# Eigenvalues of M M^T below this share of the largest count as the kernel of M.
-_KERNEL = 1e-10
+
+# Of x_t, by the pseudo-inverse of M: the share of the result that rounding may make up.
+_MAGNIFIED_ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,22 @@ class Sample(Prediction):
 
 @dataclass(frozen=True)
 class Epsilon(Prediction):
-    """The noise in x_t, carried up where the resolution changes."""
+    """The noise in x_t, carried up where the resolution changes.
+
+    The result is right to the rounding of x_t times M's condition number, over alpha_t. Where the rounding of x_t becomes a
+    tenth of it, ``x0`` refuses with a UserError.
+    """
 
     def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
         alpha, sigma = self._levels(t)
-        floor = _KERNEL * M.norm_squared()
-        inverse = M.adjoint_function(lambda e: (e > floor) / e.clamp_min(floor), x_t)
-        carried = M.gram_function(lambda e: torch.where(e > floor, e.clamp_min(floor).rsqrt(), 1.0), output)
+        inverse = M.adjoint_function(lambda e: 1 / e, x_t)
+        carried = M.gram_function(torch.rsqrt, output, kernel=1.0)
+        condition = M.condition()
+        if condition * torch.finfo(x_t.dtype).eps > _MAGNIFIED_ROUNDING:
+            raise UserError(
+                f"the pseudo-inverse of a map with condition number {condition:.2g} leaves no digit of {x_t.dtype} pictures "
+                "right; predict the clean picture or v, or use float64"
+            )
         return _of(1 / alpha, output) * inverse - _of(sigma / alpha, output) * carried
 
 

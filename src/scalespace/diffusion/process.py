@@ -71,11 +71,9 @@ class ScaleSpaceProcess:
         return self.degradation.size(t)
 
     def margins(self) -> dict[int, float]:
-        """SNR_s / (SNR_t lambda_max(M M^T)) of every change from s = t - 1 to t, by t; valid from 1 up."""
-        return {
-            t: self.noise.snr(t - 1) / (self.noise.snr(t) * self._norms_squared[t])
-            for t in self.degradation.change_points
-        }
+        """SNR_s / (SNR_t lambda_max(M M^T)) of every change from s = t - 1 to t, by t: valid from 1, infinite if M is 0."""
+        seen = {t: self.noise.snr(t) * self._norms_squared[t] for t in self.degradation.change_points}
+        return {t: self.noise.snr(t - 1) / snr if snr > 0 else math.inf for t, snr in seen.items()}
 
     def marginal(self, x_0: Tensor, t: int | Tensor) -> Gaussian:
         """Distribution of x_t given the clean image, q(x_t | x_0).

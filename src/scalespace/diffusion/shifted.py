@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scalespace.diffusion.degradation import Degradation
 from scalespace.diffusion.noise import NoiseSchedule
+from scalespace.errors import UserError
 
 __all__ = ["Shifted"]
 
@@ -40,7 +41,7 @@ class Shifted(NoiseSchedule):
         degradation: On the same grid; tells the changes and their lambda_max.
 
     Raises:
-        ValueError: If the grids differ.
+        ValueError: If the grids differ; or, when the schedule is first used, if the degradation leaves nothing of the pictures.
 
     Source: the shift of log-SNR with resolution, Hoogeboom, Heek and Salimans 2023, simple diffusion (arXiv 2301.11093),
     tied here to the transition's own bound.
@@ -65,7 +66,13 @@ class Shifted(NoiseSchedule):
     def log_snr_table(self) -> Tensor:
         table, changes, T = self.base.log_snr_table.clone(), self.degradation.change_points, self.timesteps
         for t in changes:
-            shift = max(0.0, -math.log(self.degradation.operator(t - 1, t).norm_squared()))
+            norm = self.degradation.operator(t - 1, t).norm_squared()
+            if norm == 0:
+                raise UserError(
+                    f"the degradation takes everything away at t = {t}, so no shift of the noise fits it; "
+                    "let it keep something of the pictures"
+                )
+            shift = max(0.0, -math.log(norm))
             table[t:] += shift
             # What this change adds is taken back in equal parts over all steps from the first change on.
             start = changes[0] - 1

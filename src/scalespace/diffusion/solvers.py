@@ -16,6 +16,11 @@ With eps_t = (x_t - alpha_t M x0_s) / sigma_t, M = M_{s->t} and lambda = log(alp
 
 All keep the marginals for any M when the prediction is exact. DDIM needs no inequality between s and t.
 
+L has orthonormal singular vectors to rounding however small M's singular values are, and those that the operator counts as
+zero (``operators.singular``) are the kernel for L and for the fresh noise alike. So both together have covariance sigma_s^2 I
+to the rounding of the pictures' dtype, whichever way a singular value next to zero is counted; counted as zero, its noise is
+drawn anew instead of carried up. Of operators too large to be decomposed the kernel is known to 1e-6, or the step is refused.
+
 Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Song, Meng and Ermon 2020
 (arXiv 2010.02502); Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095); a corrector without further calls, Zhao et al. 2023, UniPC
 (arXiv 2302.04867). Carrying noise across resolutions for box averages: Jing et al. 2022, Subspace Diffusion (arXiv 2205.01490),
@@ -28,16 +33,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.operators.linear import Identity
 
 __all__ = ["DDIM", "Ancestral", "Corrected", "Multistep", "Solver"]
-
-# Eigenvalues of M M^T below this share of the largest count as the kernel of M.
-_KERNEL = 1e-10
 
 
 class Solver(Protocol):
@@ -97,19 +98,21 @@ class DDIM:
             raise ValueError(f"eta is {self.eta}; give a number from 0 (deterministic) to 1 (ancestral)")
 
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-        """x_s from x_t; arguments and errors as ``Ancestral.step``."""
+        """x_s from x_t; arguments and errors as ``Ancestral.step``.
+
+        Raises:
+            UserError: If M is too large to be decomposed and Lanczos cannot tell its kernel.
+        """
         self.process.check_states(x_t, x0_s, t, s)
         M, _, rho = self.process.bridge(s, t)
         alpha, sigma = self.process.noise.alpha, self.process.noise.sigma
-        floor = _KERNEL * M.norm_squared()
 
         def kept(e: Tensor) -> Tensor:
-            g = (1 - self.eta**2 * (1 - rho * e)).clamp_min(0).sqrt()
-            return torch.where(e > floor, g, 0.0)
+            return (1 - self.eta**2 * (1 - rho * e)).clamp(0, 1).sqrt()
 
         eps_t = (x_t - alpha(t) * M(x0_s)) / sigma(t)
-        carried = M.adjoint_function(lambda e: kept(e) * e.clamp_min(floor).rsqrt(), eps_t)
-        fresh = M.gram_function(lambda e: (1 - kept(e) ** 2).clamp_min(0).sqrt(), noise)
+        carried = M.adjoint_function(lambda e: kept(e) * e.rsqrt(), eps_t)
+        fresh = M.gram_function(lambda e: (1 - kept(e) ** 2).sqrt(), noise, kernel=1.0)
         return alpha(s) * x0_s + sigma(s) * (carried + fresh)
 
 

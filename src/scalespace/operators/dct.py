@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from scalespace.operators.linear import LinearOperator, Size, check_size
+from scalespace.operators.linear import LinearOperator, Size, check_size, condition, on_spectrum
 
 __all__ = ["DCTFilter", "dct_matrix"]
 
@@ -57,15 +57,21 @@ class DCTFilter(LinearOperator):
     def T(self) -> LinearOperator:
         return self
 
-    def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        return self._filtered(f(self.gains**2), x)
+    def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor, kernel: float | None = None) -> Tensor:
+        return self._filtered(on_spectrum(f, self.gains**2, kernel), x)
 
     def adjoint_function(self, f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         # One product of gains, since f may undo what two filters after each other would first round away.
-        return self._filtered(self.gains * f(self.gains**2), y)
+        return self._filtered(self.gains * on_spectrum(f, self.gains**2, 0.0), y)
 
     def norm_squared(self) -> float:
         return float(self.gains.square().max())
+
+    def condition(self) -> float:
+        return condition(self.gains.abs())
+
+    def mean_square(self) -> float:
+        return float(self.gains.square().mean())
 
     def _filtered(self, gains: Tensor, x: Tensor) -> Tensor:
         check_size(x, self.in_size)

@@ -6,7 +6,9 @@ singular values s_h, s_w and right singular vectors V_h, V_w (float64, once),
     f(M^T M) x = V_h [ f(s_h^2 s_w^2) o (V_h^T x V_w) ] V_w^T,
 
 so a function of the Gram matrix costs four small matrix products and no iteration. Products and transposes of separable
-operators are separable again, so chains of resizes keep this.
+operators are separable again, so chains of resizes keep this. Singular values of A_h or A_w up to length * eps * largest, in
+float64, count as zero: the kernel of M is told from its range in each direction by itself, and so as long as each of the
+matrices has a condition number under 1e12.
 
 Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709) use resize as M, with Lanczos; the separable form is ours.
 """
@@ -22,7 +24,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from scalespace.operators.linear import LinearOperator, Size, check_size
+from scalespace.operators.linear import LinearOperator, Size, check_size, condition, on_spectrum
 
 __all__ = ["OrthonormalResize", "Resize", "Separable", "SeparableProduct"]
 
@@ -66,30 +68,62 @@ class Separable(LinearOperator):
         (rows, columns), (other_rows, other_columns) = self.matrices, other.matrices
         return SeparableProduct(rows @ other_rows, columns @ other_columns)
 
-    def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def gram_function(self, f: Callable[[Tensor], Tensor], x: Tensor, kernel: float | None = None) -> Tensor:
         check_size(x, self.in_size)
         v_h, v_w = self._on(x, "_gram_basis")
-        values = f(self.gram_eigenvalues).to(dtype=x.dtype, device=x.device)
+        values = on_spectrum(f, self.gram_eigenvalues, kernel).to(dtype=x.dtype, device=x.device)
         return v_h @ (values * (v_h.mT @ x @ v_w)) @ v_w.mT
+
+    def adjoint_function(self, f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        check_size(y, self.out_size)
+        # One product of singular values, since f may undo what M and its transpose after each other would first round away.
+        u_h, u_w = self._on(y, "_left_basis")
+        v_h, v_w = self._on(y, "_range_basis")
+        values = self._singular_values * on_spectrum(f, self._singular_values**2, 0.0)
+        return v_h @ (values.to(dtype=y.dtype, device=y.device) * (u_h.mT @ y @ u_w)) @ v_w.mT
 
     def norm_squared(self) -> float:
         return float(self.gram_eigenvalues.max())
 
+    def condition(self) -> float:
+        return condition(self._singular_values)
+
+    def mean_square(self) -> float:
+        return float(self.gram_eigenvalues.mean())
+
     @cached_property
     def gram_eigenvalues(self) -> Tensor:
         """Eigenvalues of M^T M, shape (H, W), float64; the kernel of M has zeros."""
-        (s_h, _), (s_w, _) = self._svd
-        return (s_h[:, None] * s_w[None, :]) ** 2
+        squares = torch.zeros(self.in_size, dtype=torch.float64)
+        h, w = self._singular_values.shape
+        squares[:h, :w] = self._singular_values**2
+        return squares
 
     @cached_property
-    def _svd(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _singular_values(self) -> Tensor:
+        """Of M, shape (min(h, H), min(w, W)), float64."""
+        (_, s_h, _), (_, s_w, _) = self._svd
+        return s_h[:, None] * s_w[None, :]
+
+    @cached_property
+    def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         rows, columns = self.matrices
-        return _right_singular(rows), _right_singular(columns)
+        return _decomposed(rows), _decomposed(columns)
 
     @cached_property
     def _gram_basis(self) -> tuple[Tensor, Tensor]:
-        (_, v_h), (_, v_w) = self._svd
+        (_, _, v_h), (_, _, v_w) = self._svd
         return v_h, v_w
+
+    @cached_property
+    def _range_basis(self) -> tuple[Tensor, Tensor]:
+        (_, s_h, v_h), (_, s_w, v_w) = self._svd
+        return v_h[:, : len(s_h)], v_w[:, : len(s_w)]
+
+    @cached_property
+    def _left_basis(self) -> tuple[Tensor, Tensor]:
+        (u_h, _, _), (u_w, _, _) = self._svd
+        return u_h, u_w
 
     @cached_property
     def _casts(self) -> dict[tuple[str, torch.dtype, torch.device], tuple[Tensor, Tensor]]:
@@ -203,8 +237,9 @@ def _orthonormal(length: int, new_length: int) -> Tensor:
     return math.sqrt(new_length / length) * left @ right
 
 
-def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (n, k), singular values (k,) and V (N, N) of a matrix (n, N), k the smaller of both; what is rounding is zero."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=True)
+    floor = max(matrix.shape) * torch.finfo(torch.float64).eps * values[0]
     # All of V, the kernel too: f(M^T M) acts there as f(0).
-    _, values, vectors = torch.linalg.svd(matrix, full_matrices=True)
-    padding = values.new_zeros(matrix.shape[1] - values.shape[0])
-    return torch.cat([values, padding]), vectors.mT
+    return left[:, : len(values)], torch.where(values > floor, values, 0.0), right.mT
