@@ -54,6 +54,7 @@ from .operators.linear import Identity as Identity
 from .operators.linear import LinearOperator as LinearOperator
 from .operators.resize import OrthonormalResize as OrthonormalResize
 from .operators.resize import Resize as Resize
+from .operators.resize import SeparableProduct as SeparableProduct
 from .oracles.gaussian import chain_covariance as chain_covariance
 from .oracles.gaussian import frechet_distance_squared as frechet_distance_squared
 from .oracles.gaussian import power_law as power_law
