@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from scalespace.errors import UserError, cause
+from scalespace.memory import memory_ran_out
 
 __all__ = ["PARTIAL", "REMEDY", "check_writable", "why", "write_directory", "write_file"]
 
@@ -65,6 +66,8 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
             raise
         shutil.rmtree(outdated, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
+        if memory_ran_out(error):
+            raise
         raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

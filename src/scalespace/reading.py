@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scalespace.errors import UserError, cause
+from scalespace.memory import memory_ran_out
 
 __all__ = ["check_readable", "parse_json", "read_json", "reading", "unreadable"]
 
@@ -43,6 +44,8 @@ def reading(path: Path, remedy: str, *damage: type[BaseException]) -> Iterator[N
     except UserError:
         raise
     except (OSError, *damage) as error:
+        if memory_ran_out(error):
+            raise
         if unreadable(error):
             raise _unreadable(path, error) from error
         raise UserError(f"{path} is damaged ({cause(error)}); {remedy}") from error

@@ -171,7 +171,16 @@ def test_pictures_on_both_sides_of_a_jump_are_no_batch():
             degradation.operators(torch.tensor(s), torch.tensor(t))
 
 
-@pytest.mark.parametrize("options", [{"sigma_blur": -1.0}, {"smallest_gain": 0.0}, {"smallest_gain": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sigma_blur": -1.0},
+        {"sigma_blur": 1e300},
+        {"sigma_blur": float("inf")},
+        {"smallest_gain": 0.0},
+        {"smallest_gain": 1.0},
+    ],
+)
 def test_blurs_that_cannot_be_are_refused(options):
-    with pytest.raises(ValueError, match="give a blur of 0 or more and a share"):
+    with pytest.raises(ValueError, match="give a blur of 0 to 8192 pixels and a share"):
         Blurring((6, 4), 12, **options)

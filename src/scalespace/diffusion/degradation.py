@@ -20,6 +20,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from scalespace.diffusion.limits import LARGEST_SIDE, check_sides
 from scalespace.diffusion.resolution import ResolutionSchedule
 from scalespace.operators.dct import DCTFilter
 from scalespace.operators.linear import Identity, LinearOperator, Size
@@ -47,6 +48,10 @@ class Degradation(ABC):
         Raises:
             ValueError: If not 0 <= s <= t <= T.
         """
+
+    def norm_squared(self, t: int) -> float:
+        """lambda_max(M M^T) of M = M_{t-1->t}, at a change point t."""
+        return self.operator(t - 1, t).norm_squared()
 
     @property
     def jumps(self) -> tuple[int, ...]:
@@ -119,6 +124,8 @@ class Levels(Degradation):
     timesteps: int = 1000
 
     def __post_init__(self):
+        for size in self.sizes:
+            check_sides(size)
         if len(self.sizes) != len(self.change_points) + 1:
             raise ValueError(
                 f"{len(self.sizes)} sizes and {len(self.change_points)} change points do not fit; "
@@ -224,10 +231,12 @@ class Blurring(Degradation):
     smallest_gain: float = 0.001
 
     def __post_init__(self):
-        if not self.sigma_blur >= 0 or not 0 < self.smallest_gain < 1:
+        check_sides(self.image_size)
+        # Twice the picture is as good as any larger blur, and the square of a very large one would overflow.
+        if not 0 <= self.sigma_blur <= 2 * LARGEST_SIDE or not 0 < self.smallest_gain < 1:
             raise ValueError(
                 f"a blur of {self.sigma_blur} pixels that leaves {self.smallest_gain} of the highest frequencies; "
-                "give a blur of 0 or more and a share in (0, 1)"
+                f"give a blur of 0 to {2 * LARGEST_SIDE} pixels and a share in (0, 1)"
             )
 
     @property
@@ -242,6 +251,10 @@ class Blurring(Degradation):
 
     def size(self, t: int) -> Size:
         return self.image_size
+
+    def norm_squared(self, t: int) -> float:
+        # The constant is kept, and every other frequency shrinks.
+        return 1.0
 
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)

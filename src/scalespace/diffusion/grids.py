@@ -99,7 +99,7 @@ def divided_grid(process: ScaleSpaceProcess, counts: Grid, first: float = 0.4, t
         if count > 2 and level < len(counts) - 1:
             u[1:] += first - 1
         wanted = way[-1] + u.flip(0) / float(u[-1]) * (way[0] - way[-1])
-        nearest = (way[None] - wanted[:, None]).abs().argmin(1)
+        nearest = _nearest(way, wanted)
         # Towards the clean end the grid is coarse in log-SNR; what would fall onto one point takes neighbours.
         spare = torch.arange(count)
         distinct = ((nearest - spare).cummax(0).values + spare).minimum(len(way) - count + spare)
@@ -111,6 +111,13 @@ def calls_by_level(process: ScaleSpaceProcess, grid: Grid) -> Grid:
     """How many points of a grid lie in each level, the highest resolution first."""
     bounds = (1, *process.degradation.jumps, process.timesteps + 1)
     return tuple(sum(first <= t < after for t in grid) for first, after in pairwise(bounds))
+
+
+def _nearest(falling: Tensor, wanted: Tensor) -> Tensor:
+    # Of every wanted value the index of the nearest one; all of them against all would fill the memory.
+    after = torch.searchsorted(-falling, -wanted).clamp_max(len(falling) - 1)
+    before = (after - 1).clamp_min(0)
+    return torch.where((falling[before] - wanted).abs() <= (falling[after] - wanted).abs(), before, after)
 
 
 def _step(way: float, count: int, size: int, first: float, after_change: bool) -> float:

@@ -19,6 +19,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from scalespace.diffusion.limits import check_timesteps
+
 __all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule"]
 
 
@@ -89,7 +91,7 @@ class LinearBeta(NoiseSchedule):
     beta_end: float = 2e-2
 
     def __post_init__(self):
-        _check_timesteps(self.timesteps)
+        check_timesteps(self.timesteps)
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
             if not 0 < beta < 1:
                 raise ValueError(
@@ -119,7 +121,7 @@ class Cosine(NoiseSchedule):
     beta_max: float = 0.999
 
     def __post_init__(self):
-        _check_timesteps(self.timesteps)
+        check_timesteps(self.timesteps)
         if self.offset < 0 or not 0 < self.beta_max < 1:
             raise ValueError(
                 f"cosine schedule with offset {self.offset} and beta_max {self.beta_max}; "
@@ -131,11 +133,6 @@ class Cosine(NoiseSchedule):
         u = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
         f = torch.cos(math.pi / 2 * (u + self.offset) / (1 + self.offset)) ** 2
         return _log_snr_of_betas((1 - f[1:] / f[:-1]).clamp_max(self.beta_max))
-
-
-def _check_timesteps(timesteps: int) -> None:
-    if timesteps < 1:
-        raise ValueError(f"a process of {timesteps} timesteps has no noise in it; give at least 1 (the paper has 1000)")
 
 
 def _log_snr_of_betas(betas: Tensor) -> Tensor:

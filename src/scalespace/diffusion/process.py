@@ -161,8 +161,7 @@ class ScaleSpaceProcess:
 
     @cached_property
     def _norms_squared(self) -> dict[int, float]:
-        operator = self.degradation.operator
-        return {t: operator(t - 1, t).norm_squared() for t in self.degradation.change_points}
+        return {t: self.degradation.norm_squared(t) for t in self.degradation.change_points}
 
     def _check_size(self, x: Tensor, t: int, name: str) -> None:
         if tuple(x.shape[-2:]) != self.size(t):

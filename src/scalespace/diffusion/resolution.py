@@ -24,6 +24,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scalespace.diffusion.limits import check_timesteps
+
 __all__ = [
     "ChangesAt",
     "ConvexDecay",
@@ -80,6 +82,12 @@ class _Formula(ResolutionSchedule):
     def change_points(self, timesteps: int) -> tuple[int, ...]:
         if self.levels < 1:
             raise ValueError(f"a schedule of {self.levels} levels; give at least 1")
+        check_timesteps(timesteps)
+        if self.levels > timesteps:
+            raise ValueError(
+                f"{self.levels} levels leave a level without a grid point among {timesteps}; give at most as many levels as "
+                "timesteps"
+            )
         tau = torch.arange(timesteps, dtype=torch.float64) / max(timesteps - 1, 1)
         return ChangesAt(tuple(int(i) + 1 for i in self._first_indices(tau))).change_points(timesteps)
 

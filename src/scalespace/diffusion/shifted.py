@@ -66,7 +66,7 @@ class Shifted(NoiseSchedule):
     def log_snr_table(self) -> Tensor:
         table, changes, T = self.base.log_snr_table.clone(), self.degradation.change_points, self.timesteps
         for t in changes:
-            norm = self.degradation.operator(t - 1, t).norm_squared()
+            norm = self.degradation.norm_squared(t)
             if norm == 0:
                 raise UserError(
                     f"the degradation takes everything away at t = {t}, so no shift of the noise fits it; "

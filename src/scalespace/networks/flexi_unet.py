@@ -50,6 +50,10 @@ Size = tuple[int, int]
 # Levels of noise in [0, 1] are embedded like times in 0..1000.
 _CONDITION_TIME = 1000.0
 
+# Above these even the outline of the network, without its weights, takes minutes or overflows; the largest ones of papers
+# have some forty blocks and a thousand channels.
+_MOST_BLOCKS, _MOST_CHANNELS, _MOST_CLASSES = 256, 2**20, 2**31
+
 
 @dataclass
 class FlexiUNetOutput(BaseOutput):
@@ -153,16 +157,18 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                 "give a height and a width below those"
             )
         counts = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "channel_multipliers": min(channel_multipliers),
-            "blocks_per_level": blocks_per_level,
-            "attention_heads": attention_heads,
-            "num_classes": 1 if num_classes is None else num_classes,
+            "in_channels": (in_channels, _MOST_CHANNELS),
+            "out_channels": (out_channels, _MOST_CHANNELS),
+            "channel_multipliers": (min(channel_multipliers), _MOST_CHANNELS),
+            "channel_multipliers times base_channels": (max(widths), _MOST_CHANNELS),
+            # Encoder and decoder have 2 n + 1 blocks a level.
+            "blocks_per_level": (blocks_per_level, (_MOST_BLOCKS // depth - 1) // 2),
+            "attention_heads": (attention_heads, _MOST_CHANNELS),
+            "num_classes": (1 if num_classes is None else num_classes, _MOST_CLASSES),
         }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name} holds {count}; a network needs at least 1")
+        for name, (count, most) in counts.items():
+            if not 1 <= count <= most:
+                raise ValueError(f"{name} holds {count}; a network needs at least 1 and can have {most} at most")
         # JSON has no tuples, so a loaded configuration holds lists; one form makes configurations comparable.
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks

@@ -83,7 +83,7 @@ class Separable(LinearOperator):
         return v_h @ (values.to(dtype=y.dtype, device=y.device) * (u_h.mT @ y @ u_w)) @ v_w.mT
 
     def norm_squared(self) -> float:
-        return float(self.gram_eigenvalues.max())
+        return self._norm_squared
 
     def condition(self) -> float:
         return condition(self._singular_values)
@@ -98,6 +98,13 @@ class Separable(LinearOperator):
         h, w = self._singular_values.shape
         squares[:h, :w] = self._singular_values**2
         return squares
+
+    @cached_property
+    def _norm_squared(self) -> float:
+        # For this alone the singular vectors would take ten times as long.
+        rows, columns = self.matrices
+        largest = _largest_eigenvalue(rows)
+        return largest * (largest if columns is rows else _largest_eigenvalue(columns))
 
     @cached_property
     def _singular_values(self) -> Tensor:
@@ -167,6 +174,14 @@ class Resize(Separable):
         (height, width), (new_height, new_width) = self.source_size, self.target_size
         return _bilinear(height, new_height), _bilinear(width, new_width)
 
+    @property
+    def in_size(self) -> Size:
+        return self.source_size
+
+    @property
+    def out_size(self) -> Size:
+        return self.target_size
+
 
 @dataclass(frozen=True)
 class OrthonormalResize(Separable):
@@ -200,6 +215,18 @@ class OrthonormalResize(Separable):
     def matrices(self) -> tuple[Tensor, Tensor]:
         (height, width), (new_height, new_width) = self.source_size, self.target_size
         return _orthonormal(height, new_height), _orthonormal(width, new_width)
+
+    @property
+    def in_size(self) -> Size:
+        return self.source_size
+
+    @property
+    def out_size(self) -> Size:
+        return self.target_size
+
+    def norm_squared(self) -> float:
+        # That all singular values are the same is what it is made for.
+        return math.prod(self.target_size) / math.prod(self.source_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +262,12 @@ def _orthonormal(length: int, new_length: int) -> Tensor:
     # (A A^T)^(-1/2) A is the polar factor of A.
     left, _, right = torch.linalg.svd(_bilinear(length, new_length), full_matrices=False)
     return math.sqrt(new_length / length) * left @ right
+
+
+def _largest_eigenvalue(matrix: Tensor) -> float:
+    """lambda_max(A A^T)."""
+    gram = matrix @ matrix.mT if matrix.shape[0] < matrix.shape[1] else matrix.mT @ matrix
+    return max(0.0, float(torch.linalg.eigvalsh(gram)[-1]))
 
 
 def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
