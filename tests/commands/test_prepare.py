@@ -26,28 +26,18 @@ def photos(tmp_path) -> Path:
 
 
 def test_it_says_what_it_did(photos, capsys):
+    (photos / "notes.txt").write_text("none")
+    (photos / "a" / "film.gif").write_bytes(b"GIF89a")
     before = sorted(photos.rglob("*"))
-    main(
-        [
-            "prepare",
-            "photos",
-            "--size",
-            "16",
-            "16",
-            "--output",
-            "new/photos16.zip",
-            "--held-out",
-            "new/heldout16.zip",
-            "--seed",
-            "3",
-        ]
-    )
+    words = "--size 16 16 --output new/photos16.zip --held-out new/heldout16.zip --seed 3"
+    main(["prepare", "photos", *words.split()])
     output = capsys.readouterr()
     assert output.err == ""
     assert output.out.splitlines() == [
         "prepared   18 pictures of 16x16 in new/photos16.zip",
         "held out   2 pictures in new/heldout16.zip, drawn at random with seed 3",
-        "classes    2",
+        "found      20 pictures in 2 classes; 2 files were not read: 1 .gif, 1 .txt",
+        "found      classes: a (10), b (10)",
         "pictures   brought from 24x30 and 1 other size to 16x16 (height by width) as training does",
     ]
     assert sorted(photos.rglob("*")) == before

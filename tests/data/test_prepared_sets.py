@@ -175,6 +175,23 @@ def test_the_sentence_names_the_most_frequent_other_size(sizes, sentence):
     assert bool(found) == bool(sentence)
 
 
+def test_animated_pictures_are_told(tmp_path):
+    frames = [picture(k) for k in range(3)]
+    film = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    path = fill(tmp_path / "data", numbered(3) | {"film.webp": film})
+    found = prepare(path, (16, 16), str(tmp_path / "s"), progress=False).preparation
+    assert str(found) == "1 of them animated, of which the first frame is taken"
+
+
+def test_of_very_many_sizes_the_most_frequent_are_told(tmp_path):
+    files = {f"{k:02}.png": encoded(picture(k, (8 + k % 25, 9))) for k in range(30)}
+    found = prepare(fill(tmp_path / "data", files), (8, 8), str(tmp_path / "s"), progress=False).preparation
+    assert (len(found.sizes), found.other_sizes) == (20, 5)
+    assert found.sizes[0] == ((8, 9), 2)
+    assert str(found).startswith("brought from 8x9 and 24 other sizes to 8x8")
+    assert Preparation.from_dict(found.as_dict()) == found
+
+
 # Held-out pictures
 
 

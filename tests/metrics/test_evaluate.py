@@ -16,10 +16,11 @@ from tests.small_models import cli_error
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
 from scalespace.cli import main
 from scalespace.metrics.builtin_features import builtin_features
+from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE, Options, evaluate
 from scalespace.metrics.features import INCEPTION_SHA256
 from scalespace.metrics.frechet_distance import frechet
-from scalespace.metrics.sides import Sampling, open_side
+from scalespace.metrics.sides import open_side
 
 QUICK = ("--quiet", "--device", "cpu")
 
@@ -351,11 +352,25 @@ def test_a_model_that_cannot_be_drawn_from_is_one_sentence(model, sides, tmp_pat
         assert sentence in cli_error(capsys, ["evaluate", words[0], sides[1], *words[1:], *QUICK])
 
 
+def test_a_batch_is_never_larger_than_what_is_drawn(model, sides, capsys):
+    words = ["--num-images", "5", "--steps", "4", "--metrics", "colour"]
+    found = [_json(capsys, model, sides[1], *words, "--batch-size", size) for size in ("1000000000000", "5")]
+    assert found[0]["metrics"] == found[1]["metrics"]
+
+
+def test_drawing_that_would_take_months_says_so_after_its_first_batch(model, sides, capsys, monkeypatch):
+    monkeypatch.setattr("scalespace.metrics.drawing._LONGEST", 1e-3)
+    words = ["--num-images", "1000000", "--steps", "4"]
+    error = cli_error(capsys, ["evaluate", model, sides[1], *words, *QUICK])
+    assert "--num-images 1000000 would take about" in error
+    assert "days, since the first 16 pictures took" in error
+
+
 def test_what_is_wrong_with_the_other_side_is_said_before_drawing(model, capsys, monkeypatch):
     def no_drawing(*_):
         raise AssertionError("pictures were drawn")
 
-    monkeypatch.setattr("scalespace.metrics.sides._drawn", no_drawing)
+    monkeypatch.setattr("scalespace.metrics.sides.draw", no_drawing)
     for pair in ((model, "nothing.zip"), ("nothing.zip", model)):
         assert "there is no data at 'nothing.zip'" in cli_error(capsys, ["evaluate", *pair, *QUICK])
 
@@ -400,7 +415,7 @@ def test_bars_do_not_show_with_quiet(sides, capsys):
 
 def test_a_zip_of_large_pictures_is_kept_in_a_file(sides, monkeypatch):
     in_memory = open_side(sides[1], Sampling(), progress=False).pictures
-    monkeypatch.setattr("scalespace.metrics.sides._IN_MEMORY", 1000)
+    monkeypatch.setattr("scalespace.metrics.drawing._IN_MEMORY", 1000)
     in_file = open_side(sides[1], Sampling(), progress=False).pictures
     assert in_memory is not None
     assert in_file is not None

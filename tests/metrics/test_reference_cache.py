@@ -9,10 +9,10 @@ import torch
 from tests.picture_files import encoded, picture
 
 from scalespace.cli import main
+from scalespace.data import measurements
 from scalespace.data.images import ImageDataset
-from scalespace.metrics import reference_cache
+from scalespace.data.measurements import measured_once
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
-from scalespace.metrics.reference_cache import measured_once
 
 QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
 
@@ -21,7 +21,7 @@ QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv(INCEPTION_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "scalespace" / "references"
+    return tmp_path / "cache" / "scalespace" / "measurements"
 
 
 def _folder(path: Path, count: int, first: int = 0, size: tuple[int, int] = (16, 16)) -> str:
@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_be_used_is_no_error(sides, capsys, tmp_path, monkey
 
     # As of a folder that may not be searched.
     monkeypatch.setattr(Path, "is_file", forbidden)
-    assert reference_cache._load(tmp_path / "any") is None
+    assert measurements._load(tmp_path / "any") is None
 
 
 def test_the_files_that_were_not_used_for_longest_make_room(cache, monkeypatch):
@@ -144,7 +144,7 @@ def test_the_files_that_were_not_used_for_longest_make_room(cache, monkeypatch):
         measured_once(f"{number}", "zeros", measure)
         for path in cache.iterdir():
             os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns - 10**9))
-    monkeypatch.setattr(reference_cache, "_TOTAL", 3 * 4300)
+    monkeypatch.setattr(measurements, "_TOTAL", 3 * 4300)
     # This one is used again, so the next oldest goes.
     measured_once("0", "zeros", lambda: pytest.fail("measured"))
     measured_once("4", "zeros", measure)
@@ -154,7 +154,7 @@ def test_the_files_that_were_not_used_for_longest_make_room(cache, monkeypatch):
 
 
 def test_what_is_too_large_is_not_kept(cache, monkeypatch):
-    monkeypatch.setattr(reference_cache, "_LARGEST", 3999)
+    monkeypatch.setattr(measurements, "_LARGEST", 3999)
     found = measured_once("a", "zeros", lambda: {"values": torch.zeros(1000)})
     assert len(found["values"]) == 1000
     assert not cache.exists()

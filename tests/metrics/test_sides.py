@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from tests.picture_files import encoded, flat, picture
-from tests.small_models import cli_error, small_pipeline
+from tests.small_models import SMALL_OPTIONS, cli_error, small_pipeline, train_words
 
 from scalespace.cli import main
 from scalespace.data.images import open_images
+from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
-from scalespace.metrics.sides import Sampling, open_side, open_sides
+from scalespace.metrics.sides import open_side, open_sides
 from scalespace.metrics.statistics import read_statistics
 
 QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
@@ -71,6 +72,29 @@ def test_the_readme_compares_drawn_pictures_with_the_raw_photographs(photos, dra
     preparation = found["reference"]["preparation"]
     assert preparation["sizes"][0] == {"size": [24, 40], "count": 3}
     assert (preparation["resized"], preparation["enlarged"], preparation["left_out"]) == (True, 0, [])
+
+
+def test_the_commands_of_the_readme_follow_one_another_on_raw_photographs(photos, capsys):
+    main(["plan", *SMALL_OPTIONS, "--data", photos])
+    main(train_words(Path("run"), data=photos))
+    main(
+        [
+            "sample",
+            "run/model",
+            "--num-images",
+            "4",
+            "--steps",
+            "4",
+            "--output",
+            "pictures",
+            "--quiet",
+            "--device",
+            "cpu",
+        ]
+    )
+    main(["evaluate", "pictures", photos, *QUICK, "--metrics", "swd,spectrum,colour"])
+    told = "6 pictures, brought from 24x40 and 2 other sizes to 8x8 (height by width) as training does"
+    assert f"reference  {photos}: {told}\n" in capsys.readouterr().out
 
 
 def test_raw_and_prepared_photographs_give_the_same_figures(photos, drawn, capsys):
@@ -146,7 +170,7 @@ def test_a_size_that_does_not_fit_is_one_sentence(words, sentence, photos, drawn
 def test_a_model_and_statistics_of_other_sizes_are_refused_before_drawing(photos, drawn, capsys, monkeypatch):
     small_pipeline().save_pretrained("model")
     main(["evaluate", drawn, photos, *QUICK, "--metrics", "fid", "--save-statistics", "saved.npz"])
-    monkeypatch.setattr("scalespace.metrics.sides._drawn", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("scalespace.metrics.sides.draw", lambda *_: pytest.fail("drawn"))
     error = cli_error(capsys, ["evaluate", "model", "saved.npz", *QUICK])
     assert "model has pictures of 8x8 and saved.npz of 16x16 (height by width); give both sides one size" in error
 

@@ -78,8 +78,8 @@ def run(words: list[str]) -> None:
     example: scalespace evaluate pictures/ photos.zip --inception-weights inception-2015-12-05.pt --json
     """
     given = read(Arguments, words, run)
+    from scalespace.metrics.drawing import Sampling
     from scalespace.metrics.evaluate import Options, evaluate, leads
-    from scalespace.metrics.sides import Sampling
     from scalespace.metrics.statistics import write_statistics
     from scalespace.reports.provenance import provenance
 

@@ -103,6 +103,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """Number of pictures that were smaller than the image size and were enlarged to it."""
         return len(self._told[ENLARGED])
 
+    @property
+    def animated(self) -> int:
+        """Number of pictures of which only the first frame is used."""
+        return len(self._told[ANIMATED])
+
     @cached_property
     def fingerprint(self) -> str:
         """The identity of all pictures: their contents, names and order, the image size and how they are decoded.

@@ -24,6 +24,7 @@ __all__ = ["Preparation", "good_pictures"]
 _BAR_DELAY = 2.0  # seconds without a bar
 _BATCH, _BATCH_BYTES = 256, 2**26  # pictures that are held at once, and their size
 _SHOWN = 3  # pictures that a sentence names
+_SIZES = 20  # that are remembered one by one
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,20 @@ class Preparation:
 
     Args:
         image_size: (height, width) that the pictures were brought to.
-        sizes: Every (height, width) among the files with its number of pictures, the most frequent first. Empty for
-            synthetic pictures.
+        sizes: The most frequent sizes (height, width) of the files, each with its number of pictures; at most 20, and none
+            for synthetic pictures.
+        other_sizes: Number of further sizes.
         enlarged: Number of pictures that were smaller than the image size.
+        animated: Number of pictures of which only the first frame is used.
         left_out: The pictures that cannot be decoded.
         rule: How files become pictures.
     """
 
     image_size: tuple[int, int]
     sizes: tuple[tuple[tuple[int, int], int], ...] = ()
+    other_sizes: int = 0
     enlarged: int = 0
+    animated: int = 0
     left_out: tuple[BadImage, ...] = ()
     rule: str = DECODING_RULE
 
@@ -50,7 +55,8 @@ class Preparation:
         """The preparation of some pictures of a data set. All of them must have been read before."""
         found = Counter(size for size in map(data.native_size, numbers) if size is not None)
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-        return cls(data.image_size, tuple(ordered), data.enlarged, data.bad)
+        more = max(0, len(ordered) - _SIZES)
+        return cls(data.image_size, tuple(ordered[:_SIZES]), more, data.enlarged, data.animated, data.bad)
 
     @property
     def resized(self) -> bool:
@@ -61,7 +67,8 @@ class Preparation:
         parts: list[str] = []
         if self.resized:
             others = [size for size, _ in self.sizes if size != self.image_size]
-            more = f" and {len(others) - 1:,} other size{'s' * (len(others) > 2)}" if len(others) > 1 else ""
+            number = len(others) - 1 + self.other_sizes
+            more = f" and {number:,} other size{'s' * (number > 1)}" if number else ""
             parts.append(
                 "brought from {}x{}{} to {}x{} (height by width) as training does".format(
                     *others[0], more, *self.image_size
@@ -69,6 +76,8 @@ class Preparation:
             )
         if self.enlarged:
             parts.append(f"{self.enlarged:,} of them smaller and enlarged")
+        if self.animated:
+            parts.append(f"{self.animated:,} of them animated, of which the first frame is taken")
         if self.left_out:
             named = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.left_out[:_SHOWN])
             more = "; ..." if len(self.left_out) > _SHOWN else ""
@@ -81,8 +90,10 @@ class Preparation:
             "rule": self.rule,
             "image_size": self.image_size,
             "sizes": [{"size": size, "count": count} for size, count in self.sizes],
+            "other_sizes": self.other_sizes,
             "resized": self.resized,
             "enlarged": self.enlarged,
+            "animated": self.animated,
             "left_out": [{"name": bad.name, "reason": bad.reason} for bad in self.left_out],
         }
 
@@ -96,7 +107,15 @@ class Preparation:
         height, width = told["image_size"]
         sizes = tuple(((entry["size"][0], entry["size"][1]), entry["count"]) for entry in told["sizes"])
         left_out = tuple(BadImage(bad["name"], bad["reason"]) for bad in told["left_out"])
-        return cls((height, width), sizes, told["enlarged"], left_out, told["rule"])
+        return cls(
+            (height, width),
+            sizes,
+            told["other_sizes"],
+            told["enlarged"],
+            told["animated"],
+            left_out,
+            told["rule"],
+        )
 
 
 def good_pictures(

@@ -64,6 +64,7 @@ class PreparedSet:
         count: Number of pictures in it.
         held_out: Where the held-out pictures are and how they were chosen; None where none are.
         held_out_count: Number of held-out pictures.
+        found: What was found in the data and what was not read, one sentence an item.
         classes: Names of the classes.
         preparation: What happened to the pictures of both parts.
     """
@@ -72,6 +73,7 @@ class PreparedSet:
     count: int
     held_out: HeldOut | None
     held_out_count: int
+    found: tuple[str, ...]
     classes: tuple[str, ...]
     preparation: Preparation
 
@@ -87,6 +89,7 @@ class PreparedSet:
             "output": self.output,
             "count": self.count,
             "held_out": held_out,
+            "found": self.found,
             "classes": self.classes,
             "preparation": self.preparation.as_dict(),
         }
@@ -98,8 +101,7 @@ class PreparedSet:
         if self.held_out is not None:
             how = f"drawn at random with seed {self.held_out.seed}"
             lines.append(f"held out   {self.held_out_count:,} pictures in {self.held_out.output}, {how}")
-        if self.classes:
-            lines.append(f"classes    {len(self.classes):,}")
+        lines += [f"found      {line}" for line in self.found]
         told = str(self.preparation)
         lines.append(f"pictures   {told}" if told else f"pictures   all were {size} before")
         return "\n".join(lines)
@@ -147,7 +149,7 @@ def prepare(
             shutil.rmtree(target) if target.is_dir() else target.unlink()
         raise
     preparation = Preparation.of(data, range(len(data)))
-    return PreparedSet(output, counts[0], held_out, sum(counts[1:]), data.classes, preparation)
+    return PreparedSet(output, counts[0], held_out, sum(counts[1:]), data.found(), data.classes, preparation)
 
 
 def _check_outputs(path: str, outputs: Sequence[Path]) -> None:

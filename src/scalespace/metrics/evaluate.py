@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
+from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.features import (
     BuiltInFeatures,
     FeatureExtractor,
@@ -33,7 +34,7 @@ from scalespace.metrics.picture_distances import (
 from scalespace.metrics.precision_recall import prdc
 from scalespace.metrics.report import Evaluation, Row
 from scalespace.metrics.resampling import GROUPS, Groups, Measurement, both_sides
-from scalespace.metrics.sides import Sampling, Side, open_sides
+from scalespace.metrics.sides import Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 

@@ -119,7 +119,7 @@ def project(
     if min(height, width) < PATCH:
         raise ValueError(f"pictures of {height}x{width} hold no patches of {PATCH} pixels; give larger ones")
     common, own = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(2 * seed + side)
-    numbers = torch.randperm(len(pictures), generator=own)[:PICTURES]
+    numbers = torch.randperm(len(pictures), generator=own)[:PICTURES].sort().values
     groups = Groups.of_side(len(numbers), seed, side)
     sizes = _band_sizes((height, width))
     found: dict[str, Projections] = {}

@@ -8,67 +8,30 @@ one size, to which pictures are brought as training does.
 from __future__ import annotations
 
 import json
-import math
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
-from scalespace.data.sources import DECODING_RULE, open_source
-from scalespace.errors import UserError, cause
-from scalespace.metrics.reference_cache import measured_once
+from scalespace.data.sources import DECODING_RULE
+from scalespace.errors import UserError
+from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, read_statistics
-from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.sampling import use_solver
 from scalespace.pipelines.saving import load_pipeline
 
-__all__ = ["Sampling", "Side", "open_side", "open_sides"]
+__all__ = ["Side", "open_side", "open_sides"]
 
-_Item = TypeVar("_Item")
 _SYNTHETIC_SIZE = (64, 64)
-_BAR_DELAY = 2.0  # seconds without a bar
 _BATCH = 256  # pictures
-_IN_MEMORY = 4 * 1024**3  # bytes
 # What ``scalespace sample`` writes beside its pictures, and how it names the first of these.
 _SHEETS, _FIRST_SAMPLE = ("grid.png", "trajectory.png"), "000000.png"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn from a model.
-
-    Args:
-        num_images: Number of pictures.
-        steps: Sampling steps.
-        seed: Of the pictures.
-        batch_size: Pictures drawn together.
-        solver: As ``ScaleSpaceScheduler`` names them; the model's own if None, and so the next two.
-        eta: Of DDIM.
-        spacing: Of the steps, its timestep_spacing.
-        device: Where to draw.
-    """
-
-    num_images: int = 1000
-    steps: int = 50
-    seed: int = 0
-    batch_size: int = 16
-    solver: str | None = None
-    eta: float | None = None
-    spacing: str | None = None
-    device: torch.device | str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -76,15 +39,15 @@ class Side:
     """One side of a comparison: pictures, or the statistics of pictures.
 
     Args:
-        name: Its name for people.
-        image_size: (height, width).
+        name: Name that people are shown.
+        image_size: (height, width) of the pictures.
         count: Number of pictures.
-        read: Gives the pictures; None where there are only statistics.
-        statistics: What is left of pictures that are not here.
-        preparation: What happened to files that were brought to the image size.
+        read: Function that returns the pictures; None if there are only statistics.
+        statistics: Statistics of pictures that are not here; None if the pictures are.
+        preparation: What happened to picture files when they were brought to the image size; None if there were no files.
         grey: Whether all pictures are grey.
         constant: Whether all pictures are the same.
-        content: Fingerprint of the pictures and of their preparation, under which what is measured is kept; None keeps nothing.
+        content: Fingerprint of the pictures and of their preparation. What is measured is kept under it; None keeps nothing.
     """
 
     name: str
@@ -99,15 +62,15 @@ class Side:
 
     @cached_property
     def pictures(self) -> Tensor | None:
-        """uint8, shape (N, 3, H, W), read when they are asked for; None where there are only statistics."""
+        """The pictures, uint8 of shape (N, 3, H, W), read on first use; None if there are only statistics."""
         return None if self.read is None else self.read()
 
     def measured(self, what: str, measure: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Something that is measured of the pictures, which need not be read where it was kept.
+        """Measure the pictures, or take the result of an earlier run, which needs no pictures to be read.
 
         Args:
-            what: What is measured, with everything else that the result depends on.
-            measure: Takes the pictures.
+            what: Name of the measurement, with everything besides the pictures that the result depends on.
+            measure: Function of the pictures that returns the result.
         """
 
         def of_pictures() -> dict[str, Tensor]:
@@ -160,13 +123,13 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
     """Open one side by itself.
 
     Args:
-        path: As of ``open_sides``.
+        path: Path as in ``open_sides``.
         sampling: How to draw from a model.
         image_size: (height, width) to bring pictures to; None takes that of the side.
         progress: Whether what takes over two seconds shows a progress bar on stderr.
 
     Raises:
-        UserError: As of ``open_sides``.
+        UserError: As in ``open_sides``.
     """
     found = _find(path)
     return _open(found, sampling, _size_of_both((found, found), image_size), False, progress)
@@ -241,10 +204,10 @@ def _size_of_both(found: tuple[_Found, _Found], asked: tuple[int, int] | None) -
 
 def _stored_size(path: str) -> tuple[int, int] | None:
     """(height, width) of all pictures of a folder or zip that have one, as they are stored."""
-    source = open_source(path)
+    data = open_images(path, (1, 1), cache_bytes=0)
     sizes: set[tuple[int, int]] = set()
-    for number in _own_pictures(source.names):
-        size = source.native_size(number)
+    for number in _own_pictures(data.names):
+        size = data.native_size(number)
         sizes |= set() if size is None else {size}
         if len(sizes) > 1:
             return None
@@ -264,7 +227,7 @@ def _open(found: _Found, sampling: Sampling, size: tuple[int, int], cache: bool,
         name = f"{path} ({statistics.name})"
         return Side(name, statistics.image_size, statistics.moments.count, None, statistics, statistics.preparation)
     if found.pipeline is not None:
-        pictures = _drawn(found.pipeline, sampling, progress)
+        pictures = draw(found.pipeline, sampling, progress)
         height, width = pictures.shape[-2:]
         side = Side(
             f"{path} ({sampling.steps} steps, seed {sampling.seed})",
@@ -314,20 +277,11 @@ def _open_files(path: str, size: tuple[int, int], cache: bool, progress: bool) -
 
 
 def _read(data: ImageDataset, numbers: Sequence[int], progress: bool) -> Tensor:
-    pictures, count = _room(len(numbers), data.image_size), 0
+    pictures, count = room_for(len(numbers), data.image_size), 0
     for part, images in good_pictures(data, numbers, f"reading {data.path}", progress):
         pictures[count : count + len(part)] = images
         count += len(part)
     return pictures[:count]
-
-
-def _room(count: int, size: tuple[int, int]) -> Tensor:
-    """A place for so many pictures: memory, or a file without a name for what would fill it."""
-    shape = (count, 3, *size)
-    if math.prod(shape) <= _IN_MEMORY:
-        return torch.empty(shape, dtype=torch.uint8)
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
 def _is_grey(pictures: Tensor) -> bool:
@@ -336,55 +290,3 @@ def _is_grey(pictures: Tensor) -> bool:
 
 def _is_constant(pictures: Tensor) -> bool:
     return all(bool((part == pictures[0]).all()) for part in pictures.split(_BATCH))
-
-
-def _drawn(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Tensor:
-    """Pictures drawn from a model by all processes, on each of them; uint8, shape (N, 3, H, W), on the CPU."""
-    count = sampling.num_images
-    for name, value in (("num-images", count), ("batch-size", sampling.batch_size)):
-        if value < 1:
-            raise UserError(f"--{name} is {value}; give at least 1")
-    choices = {"solver": sampling.solver, "eta": sampling.eta, "timestep_spacing": sampling.spacing}
-    try:
-        use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
-    except ValueError as error:
-        raise UserError(cause(error)) from error
-    state = PartialState(cpu=torch.device(sampling.device).type == "cpu")
-    pipeline.to(state.device if state.num_processes > 1 else sampling.device)
-    pipeline.set_progress_bar_config(disable=True)
-    classes = pipeline.unet.config.num_classes
-    # Every process draws as many, so that they can be gathered; what is drawn twice is dropped.
-    share = -(-count // state.num_processes)
-    own = torch.arange(share) * state.num_processes + state.process_index
-    drawn: list[Tensor] = []
-    batches = (own % count).split(sampling.batch_size)
-    try:
-        for numbers in _bar(batches, "drawing pictures", len(batches), progress and state.is_main_process, "batches"):
-            images = pipeline(
-                len(numbers),
-                generator=image_generators(sampling.seed, numbers.tolist()),
-                num_inference_steps=sampling.steps,
-                class_labels=None if classes is None else numbers % classes,
-                output_type="pt",
-                return_dict=False,
-            )[0]
-            drawn.append(to_uint8(2 * images - 1))
-    except ValueError as error:
-        raise UserError(cause(error)) from error
-    pictures = torch.cat(drawn)
-    if state.num_processes > 1:
-        gathered: Any = gather(pictures)
-        pictures = gathered.unflatten(0, (state.num_processes, share)).transpose(0, 1).flatten(0, 1)
-    return pictures[:count].expand(-1, 3, -1, -1).cpu().contiguous()
-
-
-def _bar(items: Iterable[_Item], description: str, total: int, progress: bool, unit: str = "pictures") -> tqdm[_Item]:
-    return tqdm(
-        items,
-        desc=description,
-        total=total,
-        unit=f" {unit}",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )

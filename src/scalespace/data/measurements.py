@@ -1,4 +1,4 @@
-"""What was measured of a reference, kept in the user's cache folder, so that the next comparison with it takes seconds.
+"""What was measured of pictures, kept in the user's cache folder, so that the same pictures need not be read again.
 
 A measurement is a function of the pictures' contents, of how they are brought to their size, and of what is measured. Its file
 is named by these, and holds a checksum. A file that is damaged is measured and written again, and where nothing can be kept
@@ -36,7 +36,7 @@ def measured_once(content: str | None, what: str, measure: Callable[[], dict[str
     """
     if content is None:
         return measure()
-    place = kept_file("references", f"{content}; {what}; {_METHOD}", ".safetensors")
+    place = kept_file("measurements", f"{content}; {what}; {_METHOD}", ".safetensors")
     found = _load(place)
     if found is None:
         found = measure()

@@ -1,0 +1,155 @@
+"""Pictures drawn from a model to be measured, by all processes of a distributed run.
+
+Picture i depends on the seed and i alone, however many processes share the work.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from torch import Tensor
+from tqdm import tqdm
+
+from scalespace.errors import UserError, cause
+from scalespace.pipelines.pictures import image_generators, to_uint8
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.sampling import use_solver
+
+__all__ = ["Sampling", "draw", "room_for"]
+
+_BAR_DELAY = 2.0  # seconds without a bar
+_IN_MEMORY = 4 * 1024**3  # bytes
+_LONGEST = 30 * 24 * 3600.0  # seconds of drawing that are not taken for a mistake
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn from a model.
+
+    Args:
+        num_images: Number of pictures.
+        steps: Sampling steps.
+        seed: Of the pictures.
+        batch_size: Pictures drawn together.
+        solver: As ``ScaleSpaceScheduler`` names them; the model's own if None, and so the next two.
+        eta: Of DDIM.
+        spacing: Of the steps, its timestep_spacing.
+        device: Where to draw.
+    """
+
+    num_images: int = 1000
+    steps: int = 50
+    seed: int = 0
+    batch_size: int = 16
+    solver: str | None = None
+    eta: float | None = None
+    spacing: str | None = None
+    device: torch.device | str = "cpu"
+
+
+def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Tensor:
+    """Draw pictures on all processes.
+
+    Args:
+        pipeline: A trained model. Its solver is changed.
+        sampling: How to draw.
+        progress: Whether what takes over two seconds shows a progress bar on stderr.
+
+    Returns:
+        uint8, shape (N, 3, H, W), on the CPU, the same on every process.
+
+    Raises:
+        UserError: If the model cannot be sampled so, or the pictures would take months.
+    """
+    state = PartialState(cpu=torch.device(sampling.device).type == "cpu")
+    device = torch.device(state.device or "cpu") if state.num_processes > 1 else torch.device(sampling.device)
+    batch = _checked_batch(pipeline, sampling)
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    classes = pipeline.unet.config.num_classes
+    count, processes = sampling.num_images, state.num_processes
+    pictures = room_for(count, pipeline.scheduler.image_size)
+    bar = tqdm(
+        desc="drawing pictures",
+        total=count,
+        unit=" pictures",
+        delay=_BAR_DELAY,
+        disable=not (progress and state.is_main_process),
+        file=sys.stderr,
+    )
+    started = time.perf_counter()
+    with bar:
+        for first in range(0, count, batch * processes):
+            # Every process draws as many, so that they can be gathered; what is drawn twice is dropped.
+            together = torch.arange(first, min(first + batch * processes, -(-count // processes) * processes))
+            numbers = together[state.process_index :: processes] % count
+            try:
+                images = pipeline(
+                    len(numbers),
+                    generator=image_generators(sampling.seed, numbers.tolist()),
+                    num_inference_steps=sampling.steps,
+                    class_labels=None if classes is None else numbers % classes,
+                    output_type="pt",
+                    return_dict=False,
+                )[0]
+            except ValueError as error:
+                raise UserError(cause(error)) from error
+            drawn = to_uint8(2 * images - 1)
+            if processes > 1:
+                # They come process by process.
+                gathered: Any = gather(drawn)
+                drawn = gathered.unflatten(0, (processes, -1)).transpose(0, 1).flatten(0, 1)
+            own = together < count
+            pictures[together[own]] = drawn.cpu()[own].expand(-1, 3, -1, -1)
+            if first == 0:
+                _check_time(sampling, int(own.sum()), time.perf_counter() - started)
+            bar.update(int(own.sum()))
+    return pictures
+
+
+def room_for(count: int, size: tuple[int, int]) -> Tensor:
+    """A place for pictures: in memory, or in a file without a name where they would fill it.
+
+    Args:
+        count: Number of pictures.
+        size: Their (height, width).
+
+    Returns:
+        uint8, shape (count, 3, H, W).
+    """
+    shape = (count, 3, *size)
+    if math.prod(shape) <= _IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
+
+
+def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling) -> int:
+    """Set the solver, and refuse what cannot be drawn; number of pictures that a process draws together."""
+    for name, value in (("num-images", sampling.num_images), ("batch-size", sampling.batch_size)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; give at least 1")
+    choices = {"solver": sampling.solver, "eta": sampling.eta, "timestep_spacing": sampling.spacing}
+    try:
+        use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
+    except ValueError as error:
+        raise UserError(cause(error)) from error
+    return min(sampling.batch_size, sampling.num_images)
+
+
+def _check_time(sampling: Sampling, drawn: int, seconds: float) -> None:
+    whole = seconds * sampling.num_images / drawn
+    if whole > _LONGEST:
+        raise UserError(
+            f"--num-images {sampling.num_images} would take about {whole / 86400:,.0f} days, since the first {drawn:,} "
+            f"pictures took {seconds:.1f} seconds; give fewer pictures or --steps"
+        )
