@@ -352,6 +352,21 @@ def test_a_model_that_cannot_be_drawn_from_is_one_sentence(model, sides, tmp_pat
         assert sentence in cli_error(capsys, ["evaluate", words[0], sides[1], *words[1:], *QUICK])
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--num-images", "1000000000000"], "1,000,000,000,000 pictures of 16x16 need at least 768 TB of disk"),
+        (
+            ["--num-images", "1000000000000", "--batch-size", "1000000000000"],
+            "drawing 1,000,000,000,000 pictures together",
+        ),
+        (["--batch-size", "0"], "--batch-size is 0"),
+    ],
+)
+def test_what_is_out_of_all_proportion_is_refused_before_memory_is_taken(words, sentence, model, sides, capsys):
+    assert sentence in cli_error(capsys, ["evaluate", model, sides[1], *words, "--steps", "4", *QUICK])
+
+
 def test_a_batch_is_never_larger_than_what_is_drawn(model, sides, capsys):
     words = ["--num-images", "5", "--steps", "4", "--metrics", "colour"]
     found = [_json(capsys, model, sides[1], *words, "--batch-size", size) for size in ("1000000000000", "5")]

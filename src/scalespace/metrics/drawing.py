@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.errors import UserError, cause
+from scalespace.memory import check_disk, check_memory
 from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import use_solver
@@ -29,6 +31,7 @@ __all__ = ["Sampling", "draw", "room_for"]
 _BAR_DELAY = 2.0  # seconds without a bar
 _IN_MEMORY = 4 * 1024**3  # bytes
 _LONGEST = 30 * 24 * 3600.0  # seconds of drawing that are not taken for a mistake
+_STATES = 4  # of the first level: what comes in, what goes out, a skip and what a normalisation makes of one
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
         uint8, shape (N, 3, H, W), on the CPU, the same on every process.
 
     Raises:
-        UserError: If the model cannot be sampled so, or the pictures would take months.
+        UserError: If the model cannot be sampled so, or the pictures are out of all proportion to memory, disk or time.
     """
     state = PartialState(cpu=torch.device(sampling.device).type == "cpu")
     device = torch.device(state.device or "cpu") if state.num_processes > 1 else torch.device(sampling.device)
-    batch = _checked_batch(pipeline, sampling)
+    batch = _checked_batch(pipeline, sampling, device)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     classes = pipeline.unet.config.num_classes
@@ -125,15 +128,20 @@ def room_for(count: int, size: tuple[int, int]) -> Tensor:
 
     Returns:
         uint8, shape (count, 3, H, W).
+
+    Raises:
+        UserError: If the disk has no room for the file.
     """
     shape = (count, 3, *size)
     if math.prod(shape) <= _IN_MEMORY:
         return torch.empty(shape, dtype=torch.uint8)
+    what, lower = f"{count:,} pictures of {size[0]}x{size[1]}", "take fewer, or name a larger disk by TMPDIR"
+    check_disk(what, Path(tempfile.gettempdir()), 1, math.prod(shape), lower)
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
-def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling) -> int:
+def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling, device: torch.device) -> int:
     """Set the solver, and refuse what cannot be drawn; number of pictures that a process draws together."""
     for name, value in (("num-images", sampling.num_images), ("batch-size", sampling.batch_size)):
         if value < 1:
@@ -143,7 +151,12 @@ def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling) -> int:
         use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
     except ValueError as error:
         raise UserError(cause(error)) from error
-    return min(sampling.batch_size, sampling.num_images)
+    batch = min(sampling.batch_size, sampling.num_images)
+    height, width = pipeline.scheduler.image_size
+    channels: int = pipeline.unet.config.base_channels
+    needed = batch * _STATES * channels * height * width * 4
+    check_memory(f"drawing {batch:,} pictures together", {"the network": needed}, "lower --batch-size", device)
+    return batch
 
 
 def _check_time(sampling: Sampling, drawn: int, seconds: float) -> None:
