@@ -33,8 +33,8 @@ def test_what_may_not_be_read_is_not_called_damaged(load, public_path):
     ("make", "words"),
     [
         (lambda path: path.symlink_to("/proc/self/mem"), "cannot be read (Input/output error)"),
-        (lambda path: path.symlink_to("/dev/zero"), "is a folder, a pipe or a device"),
-        (os.mkfifo, "is a folder, a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no file but a folder, a pipe or a device"),
+        (os.mkfifo, "is no file but a folder, a pipe or a device"),
         (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
     ],
     ids=["failing disk", "endless device", "pipe", "circle of links"],

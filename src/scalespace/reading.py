@@ -68,7 +68,7 @@ def check_readable(path: Path) -> None:
     try:
         # Opening a pipe would wait for somebody to write into it.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} is a folder, a pipe or a device and no file; put the file there")
+            raise UserError(f"{path} is no file but a folder, a pipe or a device; give a file")
         with path.open("rb") as file:
             file.read(1)
     except FileNotFoundError:

@@ -8,6 +8,7 @@ Everything that is done to a picture besides, or that is not read at all, is cou
 """
 
 import hashlib
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from scalespace.data.classes import Classes, find_classes, wrapping_folders
 from scalespace.data.left_out import counted
 from scalespace.data.sources import ANIMATED, DECODING_RULE, ENLARGED, Source, open_source, reason
 from scalespace.errors import UserError
+from scalespace.memory import check_memory, memory_ran_out
+from scalespace.reading import unreadable
 
 __all__ = ["BadImage", "ImageDataset", "fingerprint", "open_images"]
 
@@ -41,10 +44,12 @@ _LOOKED_AT = 32
 
 @dataclass(frozen=True)
 class BadImage:
-    """A picture that could not be decoded, and why."""
+    """A picture that could not be read or decoded, and why."""
 
     name: str
     reason: str
+    damaged: bool = True
+    """Whether it was read and is damaged; otherwise it may not or could not be read."""
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -221,7 +226,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         try:
             return self._source.load(index, self.image_size)
         except Exception as error:  # A damaged file can raise nearly anything from a decoder.
-            return BadImage(self._source.names[index], reason(error))
+            if memory_ran_out(error):
+                raise
+            return BadImage(self._source.names[index], reason(error), damaged=not unreadable(error))
 
     def _tell(self, index: int, told: frozenset[str]) -> None:
         for word in told:
@@ -236,13 +243,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def _stop_if_too_many(self, count: str) -> None:
         if len(self._bad) > _BAD_SHARE * len(self):
             first = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.bad[:3])
-            raise UserError(
-                f"{count} in {self.path} cannot be decoded, more than 1 % of all {len(self)} ({first}); "
+            remedy = (
                 "replace or remove the damaged files"
+                if all(bad.damaged for bad in self.bad)
+                else "check that you may read them and that their disk is sound"
+            )
+            raise UserError(
+                f"{count} in {self.path} cannot be decoded, more than 1 % of all {len(self)} ({first}); {remedy}"
             )
 
     def _decode_all(self, progress: bool) -> Tensor:
         total = len(self)
+        check_memory(
+            f"keeping {counted(total, 'picture')} of {self.path}",
+            {"the decoded pictures": total * 3 * math.prod(self.image_size)},
+            "lower --cache-gib, so that pictures are decoded when they are needed",
+        )
         cache = torch.empty(total, 3, *self.image_size, dtype=torch.uint8)
         pixels = cache.numpy()
 

@@ -7,6 +7,8 @@ aspect of the image size and resized with Pillow's Lanczos filter.
 
 import io
 import os
+import stat
+import struct
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from scalespace.data.checksums import checksum, file_checksums
 from scalespace.data.left_out import EXTENSIONS, LeftOut, is_hidden, kind_of
 from scalespace.data.shapes import SHAPES_VERSION, shapes
 from scalespace.errors import UserError, cause
+from scalespace.reading import check_readable
 
 __all__ = ["ANIMATED", "DECODING_RULE", "ENLARGED", "Source", "decode_image", "open_source", "reason"]
 
@@ -28,7 +31,8 @@ ENLARGED, ANIMATED = "enlarged", "animated"
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SYNTHETIC = ("shapes",)
-_SYNTHETIC_LENGTH = 10_000
+_SYNTHETIC_LENGTH, _MOST_SYNTHETIC = 10_000, 1_000_000
+_LARGEST_FILE = 256 << 20  # bytes
 # A JPEG decoder halves a picture for nothing, and where this many times the pixels are left no difference is seen. It
 # could also divide by 4 or 8, but then edges differ by tens of levels.
 _JPEG_GAP = 4
@@ -73,14 +77,20 @@ def open_source(path: str) -> Source:
     """
     if path.startswith("synthetic:"):
         return _open_synthetic(path)
-    place = Path(path).expanduser()
-    if not path or not place.exists():
+    place = Path(os.path.expanduser(path))  # noqa: PTH111  # A path raises where there is no such user.
+    try:
+        if not path:
+            raise FileNotFoundError
+        if not stat.S_ISDIR(place.stat().st_mode):
+            check_readable(place)
+        source = _Folder(place) if place.is_dir() else _Zip(place)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"there is no data at {path!r}; give a folder of pictures, a zip of pictures, or synthetic:shapes"
-        )
-    try:
-        source = _Folder(place) if place.is_dir() else _Zip(place)
-    except zipfile.BadZipFile as error:
+        ) from error
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise UserError(
             f"{path} is neither a folder nor a whole zip file ({reason(error)}); "
             "give a folder or a zip of pictures, or copy the zip again"
@@ -134,6 +144,8 @@ def reason(error: Exception) -> str:
     """In a few words of one line, why reading or decoding failed."""
     if isinstance(error, UnidentifiedImageError):
         return "not a PNG, JPEG, WebP or BMP picture"
+    if isinstance(error, Image.DecompressionBombError):
+        return "more pixels than any camera takes"
     return cause(error)
 
 
@@ -149,9 +161,12 @@ class _Files(ABC):
 
     def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
         with self.open(index) as file:
-            data = file.read()
+            # A zip can hold gigabytes of zeros in a few kilobytes.
+            data = file.read(_LARGEST_FILE + 1)
         if not data:
             raise OSError("the file is empty")
+        if len(data) > _LARGEST_FILE:
+            raise OSError(f"the file is larger than {_LARGEST_FILE >> 20} MiB")
         return decode_image(data, image_size)
 
     def native_size(self, index: int) -> tuple[int, int] | None:
@@ -244,10 +259,13 @@ def _open_synthetic(path: str) -> Source:
         raise UserError(f"there is no synthetic source {name!r}; use one of: {', '.join(_SYNTHETIC)}")
     if not length:
         return _Shapes(_SYNTHETIC_LENGTH)
-    if len(length) > 1 or not length[0].isdecimal() or int(length[0]) < 1:
+    if len(length) > 1 or not length[0].isdecimal() or not length[0].strip("0"):
         raise UserError(
             f"{path!r} does not say how many pictures; write synthetic:{name}:1000 for the first 1000 of them"
         )
+    # Of very many digits int() makes no number.
+    if len(length[0].lstrip("0")) > 9 or int(length[0]) > _MOST_SYNTHETIC:
+        raise UserError(f"{path} are more pictures than anybody needs; give synthetic:{name}:{_MOST_SYNTHETIC} at most")
     return _Shapes(int(length[0]))
 
 
@@ -280,9 +298,18 @@ def _walk(root: Path, left_out: LeftOut) -> tuple[tuple[str, ...], tuple[int, ..
         for file in files:
             kind = kind_of(file)
             if kind is None:
-                # A link may lead nowhere, which is met when the picture is decoded.
                 path = Path(folder, file)
-                found[above + file] = path.stat().st_size if path.exists() else 0
+                try:
+                    state = path.stat()
+                except OSError:
+                    # A link may lead nowhere, which is met when the picture is decoded.
+                    found[above + file] = 0
+                    continue
+                # Reading a pipe would wait for ever, and reading a device might not end.
+                if stat.S_ISREG(state.st_mode):
+                    found[above + file] = state.st_size
+                else:
+                    left_out.files["pipes or devices"] += 1
             else:
                 left_out.files[kind] += 1
     names = tuple(sorted(found))

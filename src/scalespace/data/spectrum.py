@@ -31,7 +31,7 @@ PICTURES = 4096
 
 # Part of a cached spectrum's name: to be changed with anything that changes the measured values.
 _METHOD = "1"
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 64, 2**28  # pictures that are measured together, and their size in float64
 _BAR_DELAY = 2.0  # seconds without a bar
 
 
@@ -73,7 +73,7 @@ def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
         file=sys.stderr,
     )
     with bar:
-        for chosen in numbers.split(_BATCH):
+        for chosen in numbers.split(max(1, min(_BATCH, _BATCH_BYTES // (24 * height * width)))):
             images = to_model(data.batch(chosen)[0]).double()
             total += (rows @ images @ columns.mT).square().mean(dim=1).sum(dim=0)
             bar.update(len(chosen))
@@ -82,9 +82,9 @@ def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
 
 def _load(place: Path | None, size: tuple[int, int]) -> Tensor | None:
     """A spectrum that was kept; None where there is none, or what is there is damaged."""
-    if place is None or not place.is_file():
-        return None
     try:
+        if place is None or not place.is_file():
+            return None
         with safe_open(place, framework="pt") as file:
             spectrum, checksum = file.get_tensor("spectrum"), (file.metadata() or {}).get("checksum")
     except (OSError, ValueError, SafetensorError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
+
+from scalespace.errors import UserError
+from scalespace.files import write_file
 
 __all__ = ["keep", "kept_file"]
 
@@ -37,14 +39,9 @@ def keep(place: Path | None, content: bytes) -> None:
     """
     if place is None:
         return
-    # Several processes may write at once, so each writes a file of its own.
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=place.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(partial).replace(place)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
+
+    def write(file: Path) -> None:
+        file.write_bytes(content)
+
+    with contextlib.suppress(UserError):
+        write_file(place, write)

@@ -48,7 +48,7 @@ DEFINITIONS = (
 )
 
 _LEVELS = 256  # values of an 8-bit pixel
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 64, 2**28  # pictures that are counted together, and their size
 _BAR_DELAY = 2.0  # seconds without a bar
 _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of T, in the table over t
 
@@ -358,7 +358,7 @@ def pixel_counts(data: ImageDataset, progress: bool = True) -> Tensor:
         file=sys.stderr,
     )
     with bar:
-        for chosen in numbers.split(_BATCH):
+        for chosen in numbers.split(max(1, min(_BATCH, _BATCH_BYTES // (3 * math.prod(data.image_size))))):
             total += data.batch(chosen)[0].flatten().bincount(minlength=_LEVELS)
             bar.update(len(chosen))
     return total
