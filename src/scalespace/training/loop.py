@@ -117,7 +117,7 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
         return 0
     step, path = latest
     with reading(path, "delete it to resume from the one before", *_DAMAGE):
-        trainer.load(path)
+        trainer.load(path, step)
     run.rewind_log(step)
     say(f"resuming {run.path} at step {step}")
     return step

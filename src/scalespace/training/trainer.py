@@ -37,6 +37,7 @@ from scalespace.operators.resize import Resize
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.reading import parse_json
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.level_sampling import gradient_variance
@@ -248,16 +249,20 @@ class Trainer:
         progress = {"pictures": self.pictures, "batches": self.batches.state()}
         (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
 
-    def load(self, path: Path) -> None:
-        """Go back to what ``save`` wrote."""
+    def load(self, path: Path, step: int) -> None:
+        """Go back to what ``save`` wrote after ``step`` steps."""
         self.accelerator.load_state(str(path))
         with safe_open(path / _EMA_FILE, framework="pt") as file:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
                 average.copy_(file.get_tensor(name))
             self.ema.optimization_step = int(file.metadata()["optimization_step"])
-        progress = json.loads((path / _PROGRESS_FILE).read_text())
-        self.pictures = progress["pictures"]
-        self.batches.restore(progress["batches"])
+        progress = path / _PROGRESS_FILE
+        # Before there was such a file, every step took as many pictures.
+        self.pictures = step * self.config.batch_size
+        if progress.exists():
+            kept = parse_json(progress.read_text())
+            self.pictures = kept["pictures"]
+            self.batches.restore(kept["batches"])
 
     def _names(self) -> list[str]:
         return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
