@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from tests.strategies import normal, seeds, shrinking_sizes
 from torch.testing import assert_close
 
-from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
+from scalespace.diffusion.degradation import Blurring, Degradation, Levels, Resizing, Unchanged
 from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay
 from scalespace.diffusion.shifted import Shifted
+from scalespace.errors import UserError
 from scalespace.operators.dct import dct_matrix
 from scalespace.operators.linear import Identity
-from scalespace.operators.resize import Separable
+from scalespace.operators.resize import Resize, Separable
 
 POINTS = (3, 4, 9)
 
@@ -184,3 +185,22 @@ def test_pictures_on_both_sides_of_a_jump_are_no_batch():
 def test_blurs_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match="give a blur of 0 to 8192 pixels and a share"):
         Blurring((6, 4), 12, **options)
+
+
+@pytest.mark.parametrize(
+    "degradation", [Unchanged((4, 4), 12), Resizing(((8, 6), (4, 3)), (5,), 12), Blurring((8, 6), 12)]
+)
+def test_degradations_of_the_package_pass_the_tests_of_all(degradation):
+    # They know that they compose and are not asked when a process is built.
+    Degradation.check_operators(degradation)
+
+
+def test_a_map_between_levels_that_goes_elsewhere_is_refused():
+    class Thirds(Levels):
+        def next_level(self, size, next_size):
+            return Resize(size, (size[0] // 3, size[1] // 3))
+
+    with pytest.raises(
+        UserError, match=r"to the next level maps \(8, 6\) to \(2, 2\), where the degradation has \(8, 6\) and \(4, 3\)"
+    ):
+        ScaleSpaceProcess(LinearBeta(12, 0.05, 0.6), Thirds(((8, 6), (4, 3)), (5,), 12))

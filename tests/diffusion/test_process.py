@@ -21,6 +21,7 @@ from scalespace.diffusion.loss import MinSNR, x0_loss
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
+from scalespace.errors import UserError
 from scalespace.operators.function import FunctionOperator
 from scalespace.operators.linear import Identity, LinearOperator, Size
 
@@ -345,6 +346,44 @@ def test_operator_that_amplifies_is_refused_with_both_sides_named():
     )
     with pytest.raises(ValueError, match=message):
         ScaleSpaceProcess(LinearBeta(), BlockSums())
+
+
+@dataclass(frozen=True)
+class BlurAtEveryStep(Degradation):
+    """Blurs whose operators forget what was before s, or that claim other sizes."""
+
+    kind: str
+    timesteps: int = T
+    change_points: tuple[int, ...] = tuple(range(2, T + 1))
+
+    def size(self, t: int) -> Size:
+        return (4, 5) if self.kind == "of another size" and t == 7 else (4, 4)
+
+    def operator(self, s: int, t: int) -> LinearOperator:
+        steps = sum(s < point <= t for point in self.change_points)
+        if not steps:
+            return Identity((4, 4))
+        M = blur((4, 4))
+        for _ in range(steps - 1 if self.kind != "forgetful" else 0):
+            M = blur((4, 4)) @ M
+        return M
+
+
+def test_operators_that_do_not_compose_are_refused():
+    noise = LinearBeta(T, 0.4, 0.9)
+    ScaleSpaceProcess(noise, BlurAtEveryStep("sound"))
+    with pytest.raises(
+        UserError, match=r"do not compose at t = 3: the one from 2 to 3 after the one from 0 to 2 is off by"
+    ):
+        ScaleSpaceProcess(noise, BlurAtEveryStep("forgetful"))
+
+
+def test_operators_of_other_sizes_than_they_should_have_are_refused():
+    with pytest.raises(
+        UserError,
+        match=r"from s = 6 to t = 7 maps \(4, 4\) to \(4, 4\), where the degradation has \(4, 4\) and \(4, 5\)",
+    ):
+        ScaleSpaceProcess(LinearBeta(T, 0.4, 0.9), BlurAtEveryStep("of another size"))
 
 
 def test_grids_of_two_lengths_are_refused():

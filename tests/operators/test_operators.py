@@ -170,11 +170,15 @@ def test_works_in_inference_mode_and_leaves_nothing_that_autograd_refuses(kind):
     with torch.inference_mode():
         M = OPERATORS[kind]((6, 4))
         x, y = normal(M.in_size), normal(M.out_size)
+        M.norm_squared()
         inferred = M(x), M.adjoint(y), M.gram_function(torch.sqrt, x)
     x, y = normal(M.in_size).requires_grad_(), normal(M.out_size).requires_grad_()
     for result, expected in zip((M(x), M.adjoint(y), M.gram_function(torch.sqrt, x)), inferred, strict=True):
         result.square().sum().backward()
         assert torch.equal(result.detach(), expected)
+    # The eigenvalues themselves are part of the graph here, and nothing made of them.
+    M.gram_function(lambda e: e, x).sum().backward()
+    M.adjoint_function(lambda e: e, y).sum().backward()
 
 
 @every_kind

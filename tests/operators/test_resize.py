@@ -8,9 +8,10 @@ from torch.nn.functional import interpolate
 from torch.testing import assert_close
 
 from scalespace.diffusion.denoiser import dense
+from scalespace.errors import UserError
 from scalespace.operators.checks import examined
 from scalespace.operators.krylov import KrylovFunctions
-from scalespace.operators.resize import Resize
+from scalespace.operators.resize import Resize, SeparableProduct
 
 
 def torchs_resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -112,3 +113,20 @@ def test_runs_on_the_device_of_its_argument_whatever_ran_before(device):
             assert result.shape == x.shape
     # Matrices left on another device are not always refused: with "meta" the result is whatever was in memory.
     assert_close(M(torch.ones(8, 6)), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            torch.ones(2, 4),
+            r"the rows of a separable operator are torch.float32 of shape \(2, 4\) on cpu; give a float64",
+        ),
+        (torch.ones(4, dtype=torch.float64), r"of shape \(4,\)"),
+        (torch.ones(0, 4, dtype=torch.float64), r"of shape \(0, 4\)"),
+        (torch.full((2, 4), torch.nan, dtype=torch.float64), "not finite"),
+    ],
+)
+def test_what_is_no_pair_of_matrices_is_refused(rows, message):
+    with pytest.raises(UserError, match=message):
+        SeparableProduct(rows, torch.ones(2, 4, dtype=torch.float64))

@@ -22,11 +22,18 @@ from torch import Tensor
 
 from scalespace.diffusion.limits import LARGEST_SIDE, check_sides
 from scalespace.diffusion.resolution import ResolutionSchedule
+from scalespace.errors import UserError
+from scalespace.operators.checks import composition_defect
 from scalespace.operators.dct import DCTFilter
 from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import OrthonormalResize, Resize
 
 __all__ = ["Blurring", "Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
+
+
+# Changes at which a degradation's operators are composed, and how far they may be off: float32 leaves about 1e-6.
+_CHANGES_TRIED = 16
+_COMPOSITION = 1e-5
 
 
 class Degradation(ABC):
@@ -52,6 +59,25 @@ class Degradation(ABC):
     def norm_squared(self, t: int) -> float:
         """lambda_max(M M^T) of M = M_{t-1->t}, at a change point t."""
         return self.operator(t - 1, t).norm_squared()
+
+    def check_operators(self) -> None:
+        """Refuse operators that are not of their sizes, or where M_{t-1->t} M_{0->t-1} is not M_{0->t}.
+
+        A process calls this when it is built. Of more change points than 16 about 16 are tried, with a random picture.
+
+        Raises:
+            UserError: If sizes or operators do not fit each other.
+        """
+        changes, M = self.change_points, self.operator
+        for t in changes[:: max(1, len(changes) // _CHANGES_TRIED)]:
+            for first, last in ((0, t - 1), (t - 1, t), (0, t)):
+                _check_sizes(M(first, last), self.size(first), self.size(last), f"from s = {first} to t = {last}")
+            defect = composition_defect(M(t - 1, t), M(0, t - 1), M(0, t))
+            if defect > _COMPOSITION:
+                raise UserError(
+                    f"the operators do not compose at t = {t}: the one from {t - 1} to {t} after the one from 0 to {t - 1} is "
+                    f"off by {defect:.1e} of the one from 0 to {t}; let operator(s, t) be all that happens between s and t"
+                )
 
     @property
     def jumps(self) -> tuple[int, ...]:
@@ -100,6 +126,9 @@ class Unchanged(Degradation):
 
     def size(self, t: int) -> Size:
         return self.image_size
+
+    def check_operators(self) -> None:
+        """Identities compose."""
 
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)
@@ -171,6 +200,11 @@ class Levels(Degradation):
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)
         return self._between_levels(self.level(s), self.level(t))
+
+    def check_operators(self) -> None:
+        # They are composed here, of maps that may be the user's.
+        for level, (size, next_size) in enumerate(pairwise(self.sizes)):
+            _check_sizes(self._between_levels(level, level + 1), size, next_size, "to the next level")
 
     @abstractmethod
     def next_level(self, size: Size, next_size: Size) -> LinearOperator:
@@ -256,6 +290,9 @@ class Blurring(Degradation):
         # The constant is kept, and every other frequency shrinks.
         return 1.0
 
+    def check_operators(self) -> None:
+        """Ratios of gains compose."""
+
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)
         if s == t:
@@ -274,6 +311,14 @@ class Blurring(Degradation):
         height, width = (math.pi * torch.arange(side, dtype=torch.float64) / side for side in self.image_size)
         decay = torch.exp(-(height[:, None] ** 2 + width[None, :] ** 2) * blur**2 / 2)
         return (1 - self.smallest_gain) * decay + self.smallest_gain
+
+
+def _check_sizes(M: LinearOperator, size: Size, next_size: Size, which: str) -> None:
+    if (M.in_size, M.out_size) != (size, next_size):
+        raise UserError(
+            f"the operator {which} maps {M.in_size} to {M.out_size}, where the degradation has {size} and {next_size}; "
+            "let operators and sizes agree"
+        )
 
 
 def _check_order(s: int, t: int, timesteps: int) -> None:

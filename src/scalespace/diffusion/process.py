@@ -38,6 +38,7 @@ class ScaleSpaceProcess:
 
     Raises:
         ValueError: If the grids differ, or a transition would need a negative variance.
+        UserError: If an operator is not linear or not of its sizes, or the operators do not compose.
     """
 
     noise: NoiseSchedule
@@ -60,6 +61,7 @@ class ScaleSpaceProcess:
                     f"{self.noise.snr(t):.6g} * {norm:.6g} exceeds SNR_s = {self.noise.snr(t - 1):.6g}; "
                     "use a noise schedule whose SNR falls at least as fast there, or a stronger reduction"
                 )
+        self.degradation.check_operators()
 
     @property
     def timesteps(self) -> int:

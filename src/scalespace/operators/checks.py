@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scalespace.errors import UserError
 
-__all__ = ["Applied", "Linear", "Size", "check_linear", "check_transpose", "examined", "name_of"]
+__all__ = ["Applied", "Linear", "Size", "check_linear", "check_transpose", "composition_defect", "examined", "name_of"]
 
 Size = tuple[int, int]
 """Height and width in grid points."""
@@ -130,6 +130,22 @@ def examined(M: Linear, device: torch.device | None = None) -> Applied:
         f"{name_of(M)} cannot be applied to float32 pictures on the {device} ({reason}); it has to take tensors (..., H, W) "
         "and to move what it needs to their device and dtype"
     ) from failure
+
+
+def composition_defect(after: Linear, before: Linear, whole: Linear) -> float:
+    """How far ``after`` of ``before`` is from ``whole``, of a picture of white noise and relative to its norm.
+
+    The sizes have to fit.
+    """
+    x = _white(before.in_size)[:1]
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        try:
+            composed, at_once = after(before(x)), whole(x)
+        except (RuntimeError, TypeError):
+            # An operator that takes nothing but float32; what else may be wrong is its own to say.
+            composed, at_once = after(before(x.float())), whole(x.float())
+    scale = max(float(composed.norm()), float(at_once.norm()))
+    return float((composed - at_once).norm()) / scale if scale > 0 else 0.0
 
 
 def _white(size: Size) -> Tensor:

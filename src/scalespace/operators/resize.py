@@ -24,6 +24,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from scalespace.errors import UserError
 from scalespace.operators.linear import LinearOperator, Size, check_size, condition, on_spectrum
 
 __all__ = ["OrthonormalResize", "Resize", "Separable", "SeparableProduct"]
@@ -94,9 +95,10 @@ class Separable(LinearOperator):
     @cached_property
     def gram_eigenvalues(self) -> Tensor:
         """Eigenvalues of M^T M, shape (H, W), float64; the kernel of M has zeros."""
-        squares = torch.zeros(self.in_size, dtype=torch.float64)
         h, w = self._singular_values.shape
-        squares[:h, :w] = self._singular_values**2
+        with torch.inference_mode(False):
+            squares = torch.zeros(self.in_size, dtype=torch.float64)
+            squares[:h, :w] = self._singular_values**2
         return squares
 
     @cached_property
@@ -110,12 +112,15 @@ class Separable(LinearOperator):
     def _singular_values(self) -> Tensor:
         """Of M, shape (min(h, H), min(w, W)), float64."""
         (_, s_h, _), (_, s_w, _) = self._svd
-        return s_h[:, None] * s_w[None, :]
+        with torch.inference_mode(False):
+            return s_h[:, None] * s_w[None, :]
 
     @cached_property
     def _svd(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         rows, columns = self.matrices
-        return _decomposed(rows), _decomposed(columns)
+        # Autograd refuses what is made in inference mode, and these outlive it.
+        with torch.inference_mode(False):
+            return _decomposed(rows), _decomposed(columns)
 
     @cached_property
     def _gram_basis(self) -> tuple[Tensor, Tensor]:
@@ -234,12 +239,27 @@ class SeparableProduct(Separable):
     """A separable operator given by its two matrices, as products and transposes are.
 
     Args:
-        rows: A_h, shape (h, H), float64.
-        columns: A_w, shape (w, W), float64.
+        rows: A_h, shape (h, H), float64 on the CPU.
+        columns: A_w, shape (w, W), float64 on the CPU.
+
+    Raises:
+        UserError: If they are no such matrices, or not finite.
     """
 
     rows: Tensor = field(repr=False)
     columns: Tensor = field(repr=False)
+
+    def __post_init__(self):
+        for name, matrix in (("rows", self.rows), ("columns", self.columns)):
+            if matrix.dim() != 2 or matrix.dtype != torch.float64 or matrix.device.type != "cpu" or not matrix.numel():
+                raise UserError(
+                    f"the {name} of a separable operator are {matrix.dtype} of shape {tuple(matrix.shape)} on {matrix.device}; "
+                    "give a float64 matrix on the CPU (.double().cpu())"
+                )
+            if not matrix.isfinite().all():
+                raise UserError(
+                    f"the {name} of a separable operator hold numbers that are not finite; give finite ones"
+                )
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
