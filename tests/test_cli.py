@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.small_models import SMALL_OPTIONS, cli_error, train_words
+from tests.small_models import SMALL_OPTIONS, cli_error, small_pipeline, train_words
 
 from scalespace.cli import main
 from scalespace.commands import parsing
@@ -395,3 +395,44 @@ def test_the_options_of_these_tests_make_the_model_they_describe(capsys):
     main(["plan", *SMALL_OPTIONS])
     text = capsys.readouterr().out
     assert "4x4 -> 8x8            11" in text
+
+
+def test_an_error_that_should_not_happen_is_one_sentence_and_can_be_shown_whole(monkeypatch, capsys):
+    def fail(words):
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr("scalespace.commands.plan.run", fail)
+    with pytest.raises(SystemExit) as stop:
+        main(["plan"])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("scalespace: error: ZeroDivisionError, which should not happen; run the command again with")
+    assert error.count("\n") == 1
+    monkeypatch.setenv("SCALESPACE_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["plan"])
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")]
+)
+def test_memory_that_runs_out_is_one_sentence(error: Exception, monkeypatch, capsys):
+    def fail(words):
+        raise error
+
+    monkeypatch.setattr("scalespace.commands.plan.run", fail)
+    assert "the memory ran out; lower --batch-size" in cli_error(capsys, ["plan"])
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+@pytest.mark.parametrize("option", ["--cache-gib", "--learning-rate", "--weight-gamma", "--gradient-clip"])
+def test_numbers_that_are_not_finite_are_one_sentence(option: str, value: str, tmp_path, capsys):
+    error = cli_error(capsys, train_words(tmp_path / "run", f"{option}={value}"))
+    assert f"{option.removeprefix('--').replace('-', '_')} is {value}; give a finite number" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_eta_that_the_solver_has_not_is_one_sentence(tmp_path, capsys):
+    small_pipeline().save_pretrained(tmp_path / "model")
+    words = ["sample", str(tmp_path / "model"), "--output", str(tmp_path / "pictures"), "--eta", "0.5"]
+    assert 'eta is of the solver "ddim"' in cli_error(capsys, [*words, "--solver", "multistep"])

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from scalespace import __version__
 from scalespace.errors import UserError
@@ -22,6 +23,9 @@ _COMMANDS = {
     "reproduce": "a table of the paper, computed again",
 }
 """Every command with its line in the help. ``scalespace.commands`` has a module of the same name."""
+
+_TRACEBACK = "SCALESPACE_TRACEBACK"
+"""Environment variable; where it is set, errors that should not happen are shown whole."""
 
 _LINES = "\n".join(f"  {name:10} {line}" for name, line in _COMMANDS.items())
 _USAGE = f"""\
@@ -62,18 +66,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         if error.strerror is None:
-            raise
+            _unexpected(error)
         place = "" if error.filename is None else f" ({error.filename})"
         _fail(f"{error.strerror}{place}; check the path, that you may write there, and the free space")
     except KeyboardInterrupt:
         advice = "; the same command goes on from the last checkpoint" if words[0] in ("train", "reproduce") else ""
         print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        _unexpected(error)
     if not words:
         sys.exit(2)
 
 
-def _fail(message: str) -> None:
+def _unexpected(error: Exception) -> NoReturn:
+    """What no command foresaw: the memory ran out, or the fault is ours."""
+    if os.environ.get(_TRACEBACK):
+        raise error
+    from scalespace.memory import memory_ran_out
+
+    if memory_ran_out(error):
+        _fail("the memory ran out; lower --batch-size or --micro-batch, take smaller pictures, or end other programs")
+    print(
+        f"scalespace: error: {type(error).__name__}, which should not happen; run the command again with {_TRACEBACK}=1 and "
+        "report what it prints",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"scalespace: error: {message}", file=sys.stderr)
     sys.exit(2)
 

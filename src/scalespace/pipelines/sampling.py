@@ -49,8 +49,11 @@ def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
         options: Options of ``ScaleSpaceScheduler``: solver, eta, bridge, timestep_spacing.
 
     Raises:
-        ValueError: If a choice is unknown.
+        ValueError: If a choice is unknown, or eta is given to a solver that has none.
     """
+    solver = options.get("solver", pipeline.scheduler.config.solver)
+    if "eta" in options and solver != "ddim":
+        raise ValueError(f'eta is of the solver "ddim", and this one is "{solver}"; choose ddim, or leave eta out')
     pipeline.scheduler = ScaleSpaceScheduler.from_config(pipeline.scheduler.config, **options)
 
 

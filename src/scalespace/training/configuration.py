@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from scalespace.errors import UserError
@@ -175,6 +176,10 @@ class TrainConfig(ModelConfig):
     """Decoded pictures are kept in memory if they need at most this many GiB. Otherwise they are decoded on every use."""
 
     def __post_init__(self):
+        for option in fields(self):
+            # Comparisons let the one or the other of infinity and NaN through.
+            if isinstance(value := getattr(self, option.name), float) and not math.isfinite(value):
+                raise UserError(f"{option.name} is {value}; give a finite number")
         positive = (
             *("max_steps", "batch_size", "learning_rate", "gradient_clip", "log_every", "sample_images"),
             *("checkpoint_every", "keep_checkpoints", "weight_gamma", "ema_power"),
