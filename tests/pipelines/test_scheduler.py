@@ -208,7 +208,7 @@ def test_refuses_a_timestep_that_is_not_in_use():
         (BLUR | {"prediction_type": "v_prediction"}, 'prediction_type "v_prediction" does not go with blurring'),
         (BLUR | {"solver": "multistep"}, 'solver "multistep" needs steps that change nothing but the noise'),
         (BLUR | {"solver": "corrected"}, 'solver "corrected" needs steps that change nothing but the noise'),
-        (BLUR | {"sigma_blur": -1.0}, "give a blur of 0 or more"),
+        (BLUR | {"sigma_blur": -1.0}, "give a blur of 0 to 8192 pixels"),
     ],
 )
 def test_refuses_options_that_make_no_process(options: dict, words: str):

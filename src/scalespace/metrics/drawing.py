@@ -21,17 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.errors import UserError, cause
-from scalespace.memory import check_disk, check_memory
+from scalespace.memory import check_disk
 from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.sampling import use_solver
+from scalespace.pipelines.sampling import check_batch, use_solver
 
 __all__ = ["Sampling", "draw", "room_for"]
 
 _BAR_DELAY = 2.0  # seconds without a bar
 _IN_MEMORY = 4 * 1024**3  # bytes
 _LONGEST = 30 * 24 * 3600.0  # seconds of drawing that are not taken for a mistake
-_STATES = 4  # of the first level: what comes in, what goes out, a skip and what a normalisation makes of one
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,7 @@ def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling, device: tor
     except ValueError as error:
         raise UserError(cause(error)) from error
     batch = min(sampling.batch_size, sampling.num_images)
-    height, width = pipeline.scheduler.image_size
-    channels: int = pipeline.unet.config.base_channels
-    needed = batch * _STATES * channels * height * width * 4
-    check_memory(f"drawing {batch:,} pictures together", {"the network": needed}, "lower --batch-size", device)
+    check_batch(pipeline.unet, batch, device, "lower --batch-size")
     return batch
 
 

@@ -5,16 +5,21 @@ Both run the network without computing anything where it lies on the device "met
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.networks.flexi_unet import FlexiUNet, Size
 
-__all__ = ["path_activations", "path_gflops"]
+__all__ = ["call_activations", "path_activations", "path_gflops"]
 
 
 def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
@@ -51,6 +56,45 @@ def path_activations(network: FlexiUNet, size: Size, target_size: Size) -> int:
     for parameter in network.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def call_activations(network: FlexiUNet) -> int:
+    """Bytes of activations that a call at the full resolution without gradients holds at once for one picture, in float32.
+
+    Args:
+        network: On any device; nothing is computed.
+    """
+    # Not on "meta": there attention keeps its matrix of weights, which the fused kernels of CPUs and accelerators do not.
+    with torch.no_grad(), FakeTensorMode():
+        outline: Any = FlexiUNet.from_config(network.config)
+        with _Peak(outline.parameters()) as held:
+            outline(**_inputs(outline, outline.sizes[0]), target_size=outline.sizes[0])
+    return held.peak
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside the block and are alive at once.
+
+    Args:
+        others: Tensors from before, of which views may be made.
+    """
+
+    def __init__(self, others: Iterable[Tensor]):
+        super().__init__()
+        self.peak = 0
+        self._others = {tensor.untyped_storage()._cdata for tensor in others}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._others:
+                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
 
 
 def _inputs(network: FlexiUNet, size: Size) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from PIL import Image
 
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
+from scalespace.memory import check_disk, check_memory
+from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.flops import call_activations
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["SampleFiles", "class_number", "draw", "sample_to_folder", "use_solver"]
+__all__ = ["SampleFiles", "check_batch", "class_number", "draw", "sample_to_folder", "use_solver"]
 
 _GRID_PICTURES = 64
 
@@ -55,6 +58,23 @@ def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
     if "eta" in options and solver != "ddim":
         raise ValueError(f'eta is of the solver "ddim", and this one is "{solver}"; choose ddim, or leave eta out')
     pipeline.scheduler = ScaleSpaceScheduler.from_config(pipeline.scheduler.config, **options)
+
+
+def check_batch(network: FlexiUNet, count: int, device: torch.device | str, lower: str) -> None:
+    """Refuse to draw more pictures together than the memory holds.
+
+    Args:
+        network: Of the model.
+        count: Number of pictures.
+        device: Where they are drawn.
+        lower: What to lower, as the end of a sentence.
+
+    Raises:
+        UserError: If they do not fit.
+    """
+    check_memory(
+        f"drawing {count:,} pictures together", {"the network": count * call_activations(network)}, lower, device
+    )
 
 
 def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) -> torch.Tensor:
@@ -119,28 +139,33 @@ def sample_to_folder(
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
     label = class_number(pipeline, class_label)
-    labels = _labels(pipeline, num_images, label)
     _check_cascade(pipeline, upsample)
     try:
         for model in filter(None, (pipeline, upsample)):
             model.scheduler.set_timesteps(steps)
-        generators = image_generators(seed, range(num_images))
+        # Generators of all pictures would fill the memory before the first is drawn, but the seed can be checked.
+        image_generators(seed, ())
     except ValueError as error:
         raise UserError(cause(error)) from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder; give a new one with --output")
+    check_disk(f"{num_images:,} pictures", folder, num_images, 0, "give a smaller --num-images, or another --output")
+    for model in filter(None, (pipeline, upsample)):
+        check_batch(model.unet, min(batch_size, num_images), model.device, "lower --batch-size")
     folder.mkdir(parents=True, exist_ok=True)
 
     paths: list[Path] = []
     recorder = Trajectory() if trajectory else None
     for first in range(0, num_images, batch_size):
         last = min(first + batch_size, num_images)
+        generators = image_generators(seed, range(first, last))
+        labels = _labels(pipeline, range(first, last), label)
         pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{last} of {num_images}", disable=not progress)
         images = pipeline(
             last - first,
-            generator=generators[first:last],
+            generator=generators,
             num_inference_steps=steps,
-            class_labels=None if labels is None else labels[first:last],
+            class_labels=labels,
             output_type="pt",
             return_dict=False,
             callback_on_step_end=recorder if first == 0 else None,
@@ -149,9 +174,9 @@ def sample_to_folder(
             upsample.set_progress_bar_config(desc=f"enlarging {first + 1}-{last} of {num_images}", disable=not progress)
             images = upsample(
                 last - first,
-                generator=generators[first:last],
+                generator=generators,
                 num_inference_steps=steps,
-                class_labels=None if upsample.unet.config.num_classes is None or labels is None else labels[first:last],
+                class_labels=None if upsample.unet.config.num_classes is None else labels,
                 output_type="pt",
                 return_dict=False,
                 condition=2 * images - 1,
@@ -225,8 +250,8 @@ def _class_names(pipeline: ScaleSpacePipeline) -> dict[int | None, str]:
     return {number: name for name, number in pipeline.labels.items()}
 
 
-def _labels(pipeline: ScaleSpacePipeline, count: int, label: int | None) -> torch.Tensor | None:
+def _labels(pipeline: ScaleSpacePipeline, numbers: range, label: int | None) -> torch.Tensor | None:
     classes = pipeline.unet.config.num_classes
     if classes is None:
         return None
-    return torch.arange(count) % classes if label is None else torch.full((count,), label)
+    return torch.tensor(numbers) % classes if label is None else torch.full((len(numbers),), label)

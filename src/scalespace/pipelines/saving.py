@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from scalespace.errors import UserError, cause
+from scalespace.memory import check_memory, memory_ran_out
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -59,6 +60,8 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
         with torch.device("meta"):
             network: Any = FlexiUNet.from_config(parts["unet/config.json"])
         _check_shapes(folder, stored, {name: tuple(value.shape) for name, value in network.state_dict().items()})
+        needed = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        check_memory(f"model {folder}", {"its weights": needed}, "use a machine with more memory")
         # Part by part, since diffusers would show a bar for it.
         unet: Any = FlexiUNet.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
         scheduler: Any = ScaleSpaceScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
@@ -66,6 +69,8 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
     except UserError:
         raise
     except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
+        if memory_ran_out(error):
+            raise
         raise UserError(f"model {folder} cannot be loaded ({cause(error)}); train or download it again") from error
 
 

@@ -26,6 +26,7 @@ from scalespace.training.build import (
     without_data,
 )
 from scalespace.training.configuration import TrainConfig
+from scalespace.training.footprint import check_footprint
 from scalespace.training.precision import computes_bf16
 from scalespace.training.recorder import Recorder
 from scalespace.training.run_directory import DataIdentity, RunDirectory, recorded
@@ -54,10 +55,12 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     """
     config = _with_precision(config, say)
     # Whatever does not fit is found before anything is read or written.
-    scheduler = build_scheduler(without_data(config))
+    known = without_data(config)
+    scheduler = build_scheduler(known)
+    accelerator = _accelerator(config)
+    check_footprint(known, scheduler, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
-    accelerator = _accelerator(config)
     trainer = Trainer(config, accelerator, scheduler, network)
     if not accelerator.is_main_process:
         say = _nothing
