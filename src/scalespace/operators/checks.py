@@ -16,7 +16,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 
 __all__ = ["Applied", "Linear", "Size", "check_linear", "check_transpose", "composition_defect", "examined", "name_of"]
 
@@ -125,7 +125,7 @@ def examined(M: Linear, device: torch.device | None = None) -> Applied:
             gap = _gap_of_transpose(x.cpu().double(), y.cpu().double(), seen[0], lifted)
             check_transpose(M, gap, _SIDES_APART * eps)
             return Applied(M, device, dtype, eps)
-    reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
+    reason = cause(failure) if failure is not None else "no reason given"
     raise UserError(
         f"{name_of(M)} cannot be applied to float32 pictures on the {device} ({reason}); it has to take tensors (..., H, W) "
         "and to move what it needs to their device and dtype"

@@ -228,6 +228,8 @@ class Scale:
             max_steps=self.steps,
             batch_size=self.batch_size,
             sample_every=0,
+            # The same on every machine, so that what was trained on one can be gone on with on another.
+            mixed_precision="no",
             **self.training,
         )
 
