@@ -1,14 +1,18 @@
 """How many pictures a step takes: the same compute for every rule, and the least variance for it."""
 
 import itertools
+import json
 import math
 
 import pytest
 import torch
 from tests.small_models import small_config
+from tests.training.test_loop import trainer
 
 from scalespace.data.batches import BatchOrder
 from scalespace.data.images import open_images
+from scalespace.errors import UserError
+from scalespace.training.build import build_batches, build_scheduler, build_times
 from scalespace.training.level_sampling import LevelBatches, batch_sizes, gradient_variance
 from scalespace.training.loop import train
 from scalespace.training.trainer import _parts, _share
@@ -52,6 +56,16 @@ def test_no_other_batches_of_the_same_compute_have_less_variance():
 
 def test_a_group_is_never_left_without_a_picture():
     assert min(batch_sizes("least-variance", 1, (0.5, 0.5), (60.0, 6.0), (1.0, 1.0), (1.0, 1e-9))) == 1
+    batches = LevelBatches("least-variance", 4, PROBABILITIES, GFLOPS, ACTIVATIONS, least=3)
+    batches.learn(250, (1.0, 1e-9, 1e-9))
+    assert batches.sizes(500)[1:] == (3, 3)
+
+
+def test_fewer_pictures_than_processes_are_one_sentence(tmp_path):
+    config = small_config(tmp_path, batch_size=3)
+    process = build_scheduler(config).process
+    with pytest.raises(UserError, match="batch_size is 3, over all processes, of which there are 4"):
+        build_batches(config, process, build_times(config, process), processes=4)
 
 
 def test_the_measured_variance_is_the_variance_of_one_picture():
@@ -95,8 +109,6 @@ def test_processes_share_out_a_batch_whatever_divides(count: int):
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
-    from tests.training.test_loop import trainer
-
     parts = trainer(small_config(tmp_path, level_sampling="constant-compute", batch_size=7, max_steps=3))
     batches = list(parts._batches(open_images("synthetic:shapes:16", (8, 8)), BatchOrder(16, 0), 0))
     assert len({len(batch.images) for batch in batches}) > 1
@@ -111,8 +123,6 @@ def test_a_run_of_growing_batches_takes_the_pictures_that_it_says(tmp_path):
     run = train(small_config(tmp_path, level_sampling="constant-compute", batch_size=8, max_steps=6), progress=False)
     latest = run.latest_checkpoint()
     assert latest is not None
-    from json import loads
-
-    progress = loads((latest[1] / "progress.json").read_text())
+    progress = json.loads((latest[1] / "progress.json").read_text())
     assert progress["pictures"] > 6
     assert list(progress["batches"]["tables"]) == ["0"]

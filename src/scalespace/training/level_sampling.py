@@ -41,8 +41,9 @@ def batch_sizes(
     gflops: Sequence[float],
     activations: Sequence[float],
     variances: Sequence[float] | None = None,
+    least: int = 1,
 ) -> tuple[int, ...]:
-    """Pictures a step of each group takes, at least 1.
+    """Pictures that a step of each group takes.
 
     Args:
         rule: See the top of this file.
@@ -51,6 +52,7 @@ def batch_sizes(
         gflops: c_g, of a picture.
         activations: m_g, of a picture, in any unit.
         variances: v_g, in any unit; "least-variance" is "natural" where they are not known yet.
+        least: Smallest number of pictures that a step may have.
     """
     if rule == "natural" or (rule == "least-variance" and variances is None):
         return (batch_size,) * len(gflops)
@@ -61,7 +63,7 @@ def batch_sizes(
     }[rule]
     budget = batch_size * sum(p * c for p, c in zip(probabilities, gflops, strict=True))
     spent = sum(p * b * c for p, b, c in zip(probabilities, shape, gflops, strict=True))
-    return tuple(max(1, round(budget / spent * b)) for b in shape)
+    return tuple(max(least, round(budget / spent * b)) for b in shape)
 
 
 def gradient_variance(first: Sequence[Tensor], second: Sequence[Tensor], pictures: int) -> float:
@@ -80,6 +82,7 @@ class LevelBatches:
         probabilities: p_g.
         gflops: c_g.
         activations: m_g.
+        least: Smallest number of pictures that a step may have: one for every process.
     """
 
     def __init__(
@@ -89,10 +92,12 @@ class LevelBatches:
         probabilities: Sequence[float],
         gflops: Sequence[float],
         activations: Sequence[float],
+        least: int = 1,
     ):
         self._rule: LevelSampling = rule
         self._known = (batch_size, tuple(probabilities), tuple(gflops), tuple(activations))
-        self._tables = {0: batch_sizes(rule, *self._known)}
+        self._least = least
+        self._tables = {0: batch_sizes(rule, *self._known, least=least)}
         self._log_variances: list[float] | None = None
 
     def sizes(self, step: int) -> tuple[int, ...]:
@@ -110,7 +115,8 @@ class LevelBatches:
         self._log_variances = [_MEMORY * a + (1 - _MEMORY) * b for a, b in zip(before, logs, strict=True)]
         block = step // _EVERY
         current = self.sizes(step)
-        following = batch_sizes(self._rule, *self._known, [math.exp(v) for v in self._log_variances])
+        variances = [math.exp(v) for v in self._log_variances]
+        following = batch_sizes(self._rule, *self._known, variances, self._least)
         self._tables = {block: current, block + 1: following}
 
     def state(self) -> dict[str, Any]:

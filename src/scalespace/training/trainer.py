@@ -115,7 +115,7 @@ class Trainer:
         self.scheduler = scheduler
         self.process = scheduler.process
         self.times = build_times(self.config, self.process)
-        self.batches = build_batches(self.config, self.process, self.times)
+        self.batches = build_batches(self.config, self.process, self.times, self.accelerator.num_processes)
         self.weight = loss_weight(self.config, self.process)
         if self.config.sample_every:
             try:
@@ -190,9 +190,11 @@ class Trainer:
                 batch = self._read(data, order, group, half, half)
                 # The halves have times of their own, and no step of the run has them.
                 key = _key(_PROBE, step, index, half.start)
-                loss = self.loss(key, batch) / self.accelerator.num_processes
-                found_gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                gradients.append([g for g in found_gradients if g is not None])
+                # Every process measures the same pictures, so none has to wait for another.
+                with self.accelerator.no_sync(self.network):
+                    loss = self.loss(key, batch) / self.accelerator.num_processes
+                all_gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                gradients.append([g for g in all_gradients if g is not None])
             first, second = gradients
             found.append(gradient_variance(first, second, _PROBE))
         return found
