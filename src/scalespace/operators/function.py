@@ -24,7 +24,7 @@ class FunctionOperator(LinearOperator):
     The function takes (..., H, W) to (..., h, w), must be linear, and must treat the leading dimensions as a batch; one that is
     not linear is refused when its norm or a function of it is first needed, which is when a process is built. It is best
     written for any dtype: applied in float64 its singular values are known to 1e-12 of the largest; if it takes nothing but
-    float32, to 1e-4 or so.
+    float32, in which float64 pictures are then applied, to 1e-4 or so.
 
     Args:
         function: Differentiable by autograd.
@@ -46,7 +46,13 @@ class FunctionOperator(LinearOperator):
 
     def __call__(self, x: Tensor) -> Tensor:
         check_size(x, self.source_size)
-        y = self.function(x)
+        try:
+            y = self.function(x)
+        except RuntimeError:
+            # Weights in float32, say; of anything else that is wrong the second time tells as well.
+            if x.dtype != torch.float64:
+                raise
+            y = self.function(x.float())
         if not isinstance(y, Tensor) or y.shape != (*x.shape[:-2], *self.target_size):
             what = f"the shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise UserError(

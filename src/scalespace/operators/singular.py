@@ -27,9 +27,9 @@ from scalespace.operators.checks import Applied, Linear, Size, check_linear, che
 
 __all__ = ["SingularBasis", "dense", "is_affordable", "is_quick", "sum_of_squares"]
 
-# 32 x 32 and 128 x 128. From 64 x 64 to 32 x 32 takes 3 seconds and 60 MiB, the largest 10 seconds and 270 MiB (one core).
+# 32 x 32 and 128 x 128. On one core 64 x 64 to 32 x 32 takes 4 seconds, the largest 15; 60 and 200 MiB are kept.
 _QUICK_SMALLER, _QUICK_LARGER = 1024, 16384
-# 64 x 64, which on both sides takes 40 seconds and 400 MiB.
+# 64 x 64, which on both sides takes 45 seconds; 400 MiB are kept.
 _AFFORDABLE = 4096
 # Pixels to which M is applied at a time while its matrix is made.
 _PIXELS = 2**22
