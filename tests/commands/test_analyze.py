@@ -91,3 +91,18 @@ def test_a_figure_without_matplotlib_is_one_sentence(tmp_path, capsys, monkeypat
     main([*words, "--quiet"])
     error = cli_error(capsys, [*words, "--output", str(tmp_path / "new")])
     assert "matplotlib is not installed; run pip install scale-space-diffusion[plot], or leave --output out" in error
+
+
+@pytest.mark.parametrize("command", ["analyze DATA", "plan --process.tolerance 0.03 --data DATA"])
+def test_what_was_found_and_done_to_pictures_is_told_and_json_stays_json(command, tmp_path, capsys):
+    data = pictures(tmp_path / "data", lambda index: picture(index, (8, 8)), 100)
+    (data / "0007.png").write_bytes(b"")
+    (data / "film.gif").write_bytes(b"GIF89a")
+    found = "100 pictures; 1 file was not read: 1 .gif\n1 of 100 pictures could not be decoded and was skipped\n\n"
+    words = [*command.replace("DATA", str(data)).split(), *SMALL_OPTIONS]
+    main(words)
+    assert capsys.readouterr().out.startswith(found)
+    main([*words, "--json"])
+    printed = capsys.readouterr()
+    assert printed.err == found
+    json.loads(printed.out)

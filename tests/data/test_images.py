@@ -14,6 +14,7 @@ from tests.picture_files import encoded, flat, picture
 from torch.utils.data import DataLoader
 
 from scalespace.data.images import BadImage, ImageDataset, open_images
+from scalespace.data.luminance import luminance
 from scalespace.data.shapes import shapes
 from scalespace.errors import UserError
 
@@ -306,7 +307,7 @@ def test_of_animated_pictures_the_first_frame_is_used_and_it_is_told(tmp_path, k
 
 @pytest.mark.parametrize("cache_bytes", [0, 10**8])
 def test_enlarged_and_damaged_pictures_are_told(tmp_path, cache_bytes):
-    files = numbered(150) | {"small.png": encoded(flat((9, 9, 9), size=(8, 20))), "0000.png": b""}
+    files = numbered(150) | {"small.png": encoded(flat((9, 0, 0), size=(8, 20))), "0000.png": b""}
     data_set = quietly(fill(tmp_path / "data", files), cache_bytes=cache_bytes)
     data_set.batch([0, 150])
     pictures = "151 pictures" if data_set.cached else "the 3 pictures read so far"
@@ -314,6 +315,50 @@ def test_enlarged_and_damaged_pictures_are_told(tmp_path, cache_bytes):
         f"1 of {pictures} is smaller than the image size and enlarged to it",
         f"1 of {pictures} could not be decoded and was skipped",
     )
+
+
+# Channels
+
+
+def test_luminance_is_that_of_pillow():
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    pixels = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 52, 3)
+    assert np.array_equal(luminance(pixels)[..., 0], np.asarray(Image.fromarray(pixels).convert("L")))
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=-1)
+    assert np.array_equal(luminance(greys), greys[..., :1])
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10**6])
+def test_pictures_of_one_channel_are_their_luminance_and_it_is_told(tmp_path, cache_bytes):
+    files = {f"{index}.png": encoded(picture(index)) for index in range(3)}
+    files |= {"3.png": encoded(picture(3).convert("L")), "4.png": encoded(picture(4).convert("L").convert("RGB"))}
+    data_set = quietly(fill(tmp_path / "data", files), channels=1, cache_bytes=cache_bytes)
+    images = data_set.batch(range(5))[0]
+    assert images.shape == (5, 1, 16, 16)
+    for index in range(5):
+        assert np.array_equal(images[index, 0].numpy(), np.asarray(picture(index).convert("L")))
+    assert data_set[2]["image"].shape == (1, 16, 16)
+    assert data_set.met() == ("3 of 5 pictures are in colour and converted to luminance",)
+
+
+def test_grey_pictures_among_others_get_three_channels_and_it_is_told(tmp_path):
+    files = {"0.png": encoded(picture(0)), "1.png": encoded(picture(1).convert("L"))}
+    some = quietly(fill(tmp_path / "some", files))
+    assert (some[1]["image"] == some[1]["image"][:1]).all()
+    assert some.met() == ("1 of 2 pictures is grey, with three equal channels",)
+    every = quietly(fill(tmp_path / "all", {"1.png": files["1.png"]}))
+    assert every.met()[1:] == ("all are grey; --process.channels 1 trains on one channel",)
+
+
+def test_the_same_pictures_in_grey_are_other_data(tmp_path):
+    path = fill(tmp_path / "data", numbered(3))
+    assert quietly(path, channels=1).fingerprint != quietly(path).fingerprint
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_files_have_one_or_three_channels(channels):
+    with pytest.raises(UserError, match=f"channels is {channels}; pictures from files have 3 channels, or 1 for grey"):
+        quietly("synthetic:shapes:3", channels=channels)
 
 
 # Bad input

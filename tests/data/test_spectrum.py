@@ -88,6 +88,29 @@ def test_stripes_have_power_in_their_own_direction(tmp_path):
     assert measured[:, 0].argmax() == 7
 
 
+def test_of_grey_pictures_it_is_that_of_their_luminance():
+    grey = open_images("synthetic:shapes:16", (8, 8), channels=1, progress=False)
+    assert float(mean_spectrum(grey, progress=False).mean()) == pytest.approx(float(pixels(grey).square().mean()))
+    assert not torch.equal(mean_spectrum(grey, progress=False), mean_spectrum(shapes(), progress=False))
+
+
+def test_a_spectrum_with_a_damaged_picture_is_not_kept(tmp_path, cache):
+    for index, image in enumerate(shapes(100).batch(range(100))[0]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "07.png").write_bytes(b"")
+    mean_spectrum(open_images(str(tmp_path), (8, 8), cache_bytes=0, progress=False), progress=False)
+    assert kept(cache / "scalespace" / "spectra") == []
+
+
+def test_pictures_replaced_under_their_names_and_sizes_are_measured_anew(tmp_path):
+    measured = []
+    for level in (50, 200):
+        for index in range(12):
+            Image.new("RGB", (8, 8), (level, index, 0)).save(tmp_path / f"{index}.bmp")
+        measured.append(mean_spectrum(open_images(str(tmp_path), (8, 8), progress=False), progress=False))
+    assert float(measured[0][0, 0]) != pytest.approx(float(measured[1][0, 0]), rel=0.01)
+
+
 def test_a_larger_data_set_is_measured_at_equal_distances(monkeypatch):
     monkeypatch.setattr(spectrum_module, "PICTURES", 4)
     data = shapes(10)

@@ -276,7 +276,8 @@ def _equal(folder: Path) -> Path:
 def _grey(folder: Path) -> Path:
     folder.mkdir()
     for k in range(8):
-        (folder / f"{k}.png").write_bytes(encoded(picture(k).convert("L")))
+        # As a model in colour stores pictures without any.
+        (folder / f"{k}.png").write_bytes(encoded(picture(k).convert("L").convert("RGB")))
     return folder
 
 

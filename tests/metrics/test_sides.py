@@ -1,6 +1,7 @@
 """Both sides of a comparison are brought to one size, as training brings pictures there, and what was done is told."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +266,83 @@ def test_statistics_of_earlier_versions_are_read(photos, drawn, capsys):
     np.savez("saved.npz", **arrays | {"about": np.array(json.dumps(about))})
     assert read_statistics(Path("saved.npz")).preparation is None
     main(["evaluate", drawn, "saved.npz", *QUICK, "--metrics", "fid"])
+
+
+# Grey
+
+
+def _grey(name: str, count: int = 5) -> str:
+    Path(name).mkdir()
+    for k in range(count):
+        (Path(name) / f"{k:04}.png").write_bytes(encoded(picture(k).convert("L")))
+    return name
+
+
+def test_a_reference_in_colour_is_converted_for_generated_pictures_of_one_channel(photos, capsys):
+    generated, reference = open_sides(_grey("grey"), photos, Sampling(), progress=False)
+    assert reference.pictures is not None
+    expected = open_images(photos, (16, 16), channels=1, progress=False).batch(range(6))[0].expand(-1, 3, -1, -1)
+    assert torch.equal(reference.pictures, expected)
+    assert generated.pictures is not None
+    assert (generated.pictures[3, 1].numpy() == np.asarray(picture(3).convert("L"))).all()
+    assert str(reference).endswith("6 of them in colour and converted to luminance")
+    assert _json(capsys, "grey", photos)["reference"]["preparation"]["luminance"] == 6
+    main(["evaluate", "grey", photos, *QUICK])
+    assert "Both sides are grey, and features and distances are of three equal channels." in capsys.readouterr().out
+
+
+def test_a_reference_that_is_grey_too_is_left_as_it_is(tmp_path):
+    _, reference = open_sides(_grey("grey"), _grey("other", 4), Sampling(), progress=False)
+    assert reference.preparation is not None
+    assert (reference.grey, reference.preparation.luminance, reference.count) == (True, 0, 4)
+
+
+def test_a_model_of_one_channel_is_compared_with_the_luminance_of_a_reference(tmp_path, capsys):
+    small_pipeline(in_channels=1, out_channels=1).save_pretrained(tmp_path / "model")
+    small_pipeline().save_pretrained(tmp_path / "coloured")
+    drawing = ("--num-images", "5", "--steps", "4")
+    photos = _pictures("photos", *[(8, 8)] * 6)
+    for reference, told in ((photos, 6), ("coloured", 5)):
+        found = _json(capsys, "model", reference, *drawing)
+        assert found["reference"]["preparation"]["luminance"] == told
+        assert next(row["value"] for row in found["metrics"] if row["key"] == "colour_saturation") == 0
+    # Colour may be missing from pictures that are compared with grey ones, but it may not be taken away.
+    assert "give both sides in colour or both in grey" in cli_error(capsys, ["evaluate", photos, "model", *drawing])
+
+
+def test_statistics_know_whether_they_are_of_grey_pictures(photos, drawn, capsys):
+    def save(generated: str, reference: str, name: str) -> None:
+        main(["evaluate", generated, reference, "--metrics", "fid", "--save-statistics", name, *QUICK])
+
+    save(_grey("grey"), photos, "luminance.npz")
+    save(drawn, photos, "colour.npz")
+    assert [read_statistics(Path(f"{name}.npz")).grey for name in ("luminance", "colour")] == [True, False]
+    for generated, statistics, fits in (
+        *(("grey", "luminance", True), ("grey", "colour", False)),
+        *((drawn, "luminance", False), (drawn, "colour", True)),
+    ):
+        words = ["evaluate", generated, f"{statistics}.npz", "--metrics", "fid", *QUICK]
+        if fits:
+            main(words)
+        else:
+            assert "are not; give both sides in colour or both in grey" in cli_error(capsys, words)
+
+
+# What lies beside the pictures
+
+
+def test_what_is_not_read_is_told_and_not_kept_with_what_is_measured(photos, drawn, capsys):
+    for count in (1, 2):
+        Path(photos, f"{count}.gif").write_bytes(b"GIF89a")
+        found = _json(capsys, drawn, photos)["reference"]["preparation"]["not_read"]
+        files = "1 file was" if count == 1 else "2 files were"
+        assert found == f"{files} not read: {count} .gif"
+
+
+@pytest.mark.parametrize("wrapper", ["", "pictures/"])
+def test_sheets_of_drawn_pictures_are_left_out_wherever_their_folder_is(wrapper, tmp_path):
+    with zipfile.ZipFile("drawn.zip", "w") as archive:
+        for name in ("000000.png", "000001.png", "grid.png", "trajectory.png"):
+            archive.writestr(wrapper + name, encoded(picture(len(name), (16, 16))))
+        archive.writestr("elsewhere/grid.png", encoded(picture(3, (16, 16))))
+    assert open_side("drawn.zip", Sampling(), progress=False).count == 3

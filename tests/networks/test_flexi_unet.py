@@ -475,3 +475,10 @@ def test_chains_of_released_networks_cost_what_was_counted_on_average(side, leve
     cost = gigaflops(side, levels, released=True)
     average = sum(cost[level[i], level[max(i - 1, 0)]] for i in range(steps)) / steps
     assert average == pytest.approx(expected, rel=0.005)
+
+
+def test_other_channels_than_its_own_are_refused():
+    network = FlexiUNet(sizes=((8, 8),), in_channels=2, out_channels=5, base_channels=8, channel_multipliers=(1,))
+    assert network(torch.zeros(1, 2, 8, 8), 0).sample.shape == (1, 5, 8, 8)
+    with pytest.raises(ValueError, match="sample has 3 channels, and the network takes 2"):
+        network(torch.zeros(1, 3, 8, 8), 0)

@@ -194,4 +194,50 @@ def test_pictures_of_tensors_are_rounded_and_clamped():
     image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).expand(3, 1, 5)
     assert np.asarray(to_picture(image))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
     grey = to_picture(image[:1])
-    assert (np.asarray(grey) == np.asarray(to_picture(image))).all()
+    assert grey.mode == "L"
+    assert (np.asarray(grey) == np.asarray(to_picture(image))[..., 0]).all()
+
+
+# Channels
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_pictures_have_the_mode_of_their_channels(channels: int, mode: str):
+    pipeline = small_pipeline(in_channels=channels, out_channels=channels)
+    tensors, pictures = (pipeline(2, image_generators(0, range(2)), 3, output_type=t).images for t in ("pt", "pil"))
+    assert tensors.shape == (2, channels, 8, 8)
+    assert [picture.mode for picture in pictures] == [mode, mode]
+    mine = to_picture(2 * tensors[0] - 1)
+    assert mine.mode == mode
+    assert np.abs(np.asarray(mine).astype(int) - np.asarray(pictures[0]).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_other_numbers_of_channels_are_tensors_and_arrays_and_no_pictures(channels: int):
+    pipeline = small_pipeline(in_channels=channels, out_channels=channels)
+    assert pipeline(1, num_inference_steps=3, output_type="pt").images.shape == (1, channels, 8, 8)
+    assert pipeline(1, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, channels)
+    sentence = rf"{channels} channels, and a picture has 1 \(grey\), 3 \(RGB\) or 4 \(RGBA\); take tensors"
+    with pytest.raises(ValueError, match=sentence):
+        pipeline(1, num_inference_steps=3)
+    with pytest.raises(ValueError, match=sentence):
+        to_picture(torch.zeros(channels, 4, 4))
+
+
+def test_a_network_that_changes_the_channels_is_refused():
+    with pytest.raises(ValueError, match="turns 3 channels into 1; states and predictions need the same number"):
+        small_pipeline(out_channels=1)
+
+
+def test_a_grid_is_grey_where_all_pictures_are_and_white_behind_transparent_ones():
+    grey, red, clear = Image.new("L", (4, 4), 77), Image.new("RGB", (4, 4), "red"), Image.new("RGBA", (4, 4))
+    assert picture_grid([grey, grey]).mode == "L"
+    assert picture_grid([grey, grey]).getpixel((4, 0)) == 255
+    mixed = picture_grid([grey, red, clear], columns=3)
+    assert [mixed.getpixel((x, 0)) for x in (0, 6, 12)] == [(77, 77, 77), (255, 0, 0), (255, 255, 255)]
+
+
+def test_a_trajectory_of_grey_pictures_is_grey():
+    recorder = Trajectory(pictures=1)
+    small_pipeline(in_channels=1, out_channels=1)(1, num_inference_steps=4, callback_on_step_end=recorder)
+    assert recorder.picture().mode == "L"

@@ -127,6 +127,22 @@ def test_a_class_that_there_is_not_is_one_sentence(asked: str, sentence: str, na
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cascade_of_other_channels_is_refused(tmp_path):
+    first = small_pipeline(in_channels=1, out_channels=1)
+    first.scheduler = type(first.scheduler)(20, sizes=((4, 4),), change_points=())
+    with pytest.raises(
+        UserError, match="enlarges pictures of 3 channels, and the first model draws 1; give two models"
+    ):
+        sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=small_pipeline(condition_size=(4, 4)))
+
+
+def test_a_model_of_channels_that_no_picture_has_is_one_sentence(tmp_path, capsys):
+    small_pipeline(in_channels=2, out_channels=2).save_pretrained(tmp_path / "model")
+    words = _words(tmp_path / "model", tmp_path / "out")
+    assert "the model draws 2 channels, and a picture has 1 (grey), 3" in cli_error(capsys, words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_of_a_model_that_knows_numbers_only_is_one_sentence(class_model, tmp_path, capsys):
     words = _words(class_model, tmp_path / "out", "--class-label", "cat")
     assert 'no class "cat"; the model knows its classes by number only; numbers' in cli_error(capsys, words)

@@ -25,7 +25,7 @@ from scalespace.networks.flexi_unet import FlexiUNetOutput
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import TrainConfig
+from scalespace.training.configuration import ProcessConfig, TrainConfig
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses
 from scalespace.training.run_directory import DataIdentity, RunDirectory
@@ -509,6 +509,24 @@ def test_what_is_done_to_some_pictures_is_told(cache_gib: float, told: list[str]
     train_aloud(config, progress=False, say=said.append)
     enlarged = [line for line in said if line.endswith("enlarged to it")]
     assert enlarged == [f"{start} smaller than the image size and enlarged to it" for start in told]
+
+
+GREY = ProcessConfig((8, 8), channels=1, levels=2, timesteps=20, resolution="equal", beta_start=0.02, beta_end=0.4)
+
+
+def test_a_run_in_grey_is_trained_sampled_and_resumed_in_grey(pictures, tmp_path):
+    options = RANDOM | {"data": pictures, "process": GREY, "sample_every": 6, "sample_steps": 4}
+    straight = train(small_config(tmp_path / "straight", **options))
+    train(small_config(tmp_path / "resumed", **options, max_steps=3))
+    said: list[str] = []
+    resumed = train_aloud(small_config(tmp_path / "resumed", **options), progress=False, say=said.append)
+    assert_equal_runs(straight, resumed, 6)
+    assert "16 of 16 pictures are in colour and converted to luminance" in said
+    assert load_pipeline(resumed.model_path).unet.config["in_channels"] == 1
+    with Image.open(resumed.path / "samples" / "step-00000006.png") as grid:
+        assert grid.mode == "L"
+    with pytest.raises(UserError, match=r"holds a different run: process\.channels is 1 there and 3 here"):
+        train(small_config(tmp_path / "resumed", **RANDOM, data=pictures))
 
 
 def test_losses_reach_the_tracker(tmp_path):

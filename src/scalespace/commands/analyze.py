@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from scalespace.commands.parsing import Preset, drawing, part, read_with_preset
+from scalespace.commands.parsing import Preset, drawing, part, read_with_preset, tell
 from scalespace.training.configuration import ModelConfig
 
 __all__ = ["Arguments", "run"]
@@ -41,7 +41,7 @@ def run(words: list[str]) -> None:
     from scalespace.reports.provenance import provenance
 
     model = part(ModelConfig, given)
-    analysis = analyze_pictures(model, given.data, not given.quiet)
+    analysis = analyze_pictures(model, given.data, not given.quiet, lambda lines: tell(lines, given.json))
     source = provenance(f"scalespace analyze {shlex.join(words)}")
     print(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
     if given.output is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import tyro
 from scalespace.errors import UserError
 from scalespace.training.configuration import ModelConfig, preset
 
-__all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset"]
+__all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "tell"]
 
 Preset = Annotated[str, tyro.conf.arg(help="Model to start from. All other options override its values.")]
 """The option --preset."""
@@ -63,6 +64,11 @@ def fields(kind: type, source: Any) -> dict[str, Any]:
 def part(kind: type, source: Any) -> Any:
     """Take a configuration of type ``kind`` out of ``source``, which has its fields and possibly more."""
     return kind(**fields(kind, source))
+
+
+def tell(lines: Sequence[str], json: bool) -> None:
+    """Print lines about the pictures, with an empty one after them: on stderr where the output is JSON."""
+    print(*lines, "", sep="\n", file=sys.stderr if json else sys.stdout)
 
 
 def device_named(name: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalespace import __version__
-from scalespace.commands.parsing import Preset, drawing, part, read_with_preset
+from scalespace.commands.parsing import Preset, drawing, part, read_with_preset, tell
 from scalespace.errors import UserError
 from scalespace.training.configuration import ModelConfig
 
@@ -67,7 +67,11 @@ def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:
 
     def measure(size: tuple[int, int]) -> Any:
         # Only the pictures that are measured are decoded.
-        return mean_spectrum(open_images(path, size, cache_bytes=0, progress=not given.quiet), not given.quiet)
+        progress, channels = not given.quiet, model.process.channels
+        data = open_images(path, size, channels=channels, cache_bytes=0, progress=progress)
+        spectrum = mean_spectrum(data, progress)
+        tell((*data.found(), *data.met()), given.json)
+        return spectrum
 
     plan = make_plan_from_data(model, measure)
     if given.plot is not None:

@@ -7,7 +7,6 @@ Everything that is done to a picture besides, or that is not read at all, is cou
 `ImageDataset.met`).
 """
 
-import hashlib
 import math
 import sys
 import warnings
@@ -16,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,14 +23,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scalespace.data.classes import Classes, find_classes, wrapping_folders
-from scalespace.data.left_out import counted
+from scalespace.data.classes import Classes, find_classes
+from scalespace.data.identity import fingerprint, former_fingerprint
+from scalespace.data.left_out import LeftOut, counted
+from scalespace.data.luminance import luminance
+from scalespace.data.observations import COLOUR, GREY, Observations
 from scalespace.data.sources import ANIMATED, DECODING_RULE, ENLARGED, Source, open_source, reason
 from scalespace.errors import UserError
 from scalespace.memory import check_memory, memory_ran_out
 from scalespace.reading import unreadable
 
-__all__ = ["BadImage", "ImageDataset", "fingerprint", "open_images"]
+__all__ = ["BadImage", "ImageDataset", "open_images"]
 
 _BAD_SHARE = 0.01
 _THREADS = 2
@@ -55,13 +56,14 @@ class BadImage:
 class ImageDataset(Dataset[dict[str, Any]]):
     """Pictures of one size with class labels; made by `open_images`.
 
-    Item i is `{"image": uint8 tensor (3, H, W), "label": int}`. A bad picture keeps its number and is replaced by the
+    Item i is `{"image": uint8 tensor (C, H, W), "label": int}`. A bad picture keeps its number and is replaced by the
     next good one, so that the order of the data is the same whether it is cached or not. Where it is not, `bad`,
     `enlarged` and `met` know what this process has met so far.
 
     Attributes:
         path: The path as the user gave it.
         image_size: (height, width) in pixels.
+        channels: C: 3, red, green and blue, or 1, the luminance.
         labelling: The classes of the pictures, and why there are none; all labels are 0 then.
     """
 
@@ -72,19 +74,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
         labelling: Classes,
         image_size: tuple[int, int],
         *,
+        channels: int,
         cached: bool,
         progress: bool,
         on_bad: Callable[[BadImage], None] | None,
     ):
         self.path = path
         self.image_size = image_size
+        self.channels = channels
         self.labelling = labelling
         self._source = source
         self._progress = progress
         self._on_bad = on_bad
         self._bad: dict[int, BadImage] = {}
-        self._told: dict[str, set[int]] = {ENLARGED: set(), ANIMATED: set()}
-        self._seen = np.full(len(source.names), cached)
+        self._observed = Observations(len(source.names))
         self._labels = torch.tensor(self.labelling.labels, dtype=torch.int64)
         self._cache = self._decode_all(progress) if cached else None
 
@@ -106,12 +109,17 @@ class ImageDataset(Dataset[dict[str, Any]]):
     @property
     def enlarged(self) -> int:
         """Number of pictures that were smaller than the image size and were enlarged to it."""
-        return len(self._told[ENLARGED])
+        return self._observed.count(ENLARGED)
 
     @property
     def animated(self) -> int:
         """Number of pictures of which only the first frame is used."""
-        return len(self._told[ANIMATED])
+        return self._observed.count(ANIMATED)
+
+    @property
+    def converted(self) -> int:
+        """Number of pictures in colour that were converted to luminance."""
+        return self._observed.count(COLOUR)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,20 +131,21 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @property
     def former_fingerprint(self) -> str:
-        """What runs of earlier versions know the pictures by: names with sizes or, in a zip, checksums."""
-        digest = hashlib.sha256("{}x{}; {}\n".format(*self.image_size, DECODING_RULE).encode())
-        for word in self._source.former_signature():
-            digest.update(word.encode("utf-8", "surrogateescape") + b"\n")
-        return digest.hexdigest()
+        """What runs of earlier versions know the pictures by."""
+        return former_fingerprint(self._source, self._rule)
 
     def fingerprint_of(self, numbers: Sequence[int] | None) -> str:
         """The same of some pictures; of all where None."""
-        rule = "{}x{}; {}".format(*self.image_size, DECODING_RULE)
-        return fingerprint(self._source, rule, numbers, self._progress)
+        return fingerprint(self._source, self._rule, numbers, self._progress)
+
+    @property
+    def _rule(self) -> str:
+        grey = "; luminance" if self.channels == 1 else ""
+        return "{}x{}; {}{}".format(*self.image_size, DECODING_RULE, grey)
 
     def found(self) -> tuple[str, ...]:
         """What was found at the path and what was not read, one sentence a line."""
-        left_out = str(self._source.left_out)
+        left_out = str(self.left_out)
         of_classes = f" in {counted(len(self.classes), 'class')}" if self.classes else ""
         first = f"{counted(len(self), 'picture')}{of_classes}{f'; {left_out}' if left_out else ''}"
         return (first, *self.labelling.lines())
@@ -148,20 +157,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def met(self) -> tuple[str, ...]:
         """What had to be done to some of the pictures that were decoded so far, one sentence a line."""
-        told = {
-            ENLARGED: "smaller than the image size and enlarged to it",
-            ANIMATED: "animated, and only the first frame is used",
-        }
-        counts = {what: len(self._told[word]) for word, what in told.items()}
-        seen = int(self._seen.sum())
-        whole = (
-            f"of {counted(seen, 'picture')}" if seen == len(self) else f"of the {counted(seen, 'picture')} read so far"
-        )
-        lines = [f"{n:,} {whole} {'is' if n == 1 else 'are'} {what}" for what, n in counts.items() if n]
-        if self._bad:
-            were = "was" if len(self._bad) == 1 else "were"
-            lines.append(f"{len(self._bad):,} {whole} could not be decoded and {were} skipped")
-        return tuple(lines)
+        return self._observed.lines(len(self._bad))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What lies beside the pictures and is not read."""
+        return self._source.left_out
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,6 +173,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """(height, width) of a picture as it is stored; None where it has none or is damaged."""
         with _quiet():
             return self._source.native_size(index)
+
+    def stored_in_grey(self, index: int) -> bool:
+        """Whether a picture is stored without any colour, in one channel."""
+        with _quiet():
+            return self._source.stored_in_grey(index)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -193,7 +199,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             indices: Numbers 0..len - 1, shape (B,).
 
         Returns:
-            Pictures, uint8 of shape (B, 3, H, W), and labels, int64 of shape (B,).
+            Pictures, uint8 of shape (B, C, H, W), and labels, int64 of shape (B,).
 
         Raises:
             IndexError: If a picture does not exist.
@@ -205,36 +211,39 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if any(not -len(self) <= number < len(self) for number in index.tolist()):
             raise IndexError(f"pictures {index.tolist()} of {len(self)}")
         index = index % len(self)
-        images = torch.empty(len(index), 3, *self.image_size, dtype=torch.uint8)
+        images = torch.empty(len(index), self.channels, *self.image_size, dtype=torch.uint8)
         with _quiet(), ThreadPoolExecutor(_THREADS) as pool:
             for row, loaded in enumerate(pool.map(self._load, index.tolist())):
                 number = int(index[row])
                 while isinstance(loaded, BadImage):
-                    self._seen[number] = True
                     self._report(number, loaded)
                     self._stop_if_too_many(f"{len(self._bad)} pictures met so far")
                     number = (number + 1) % len(self)
                     loaded = self._load(number)
-                self._seen[number] = True
                 pixels, told = loaded
-                images[row] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-                self._tell(number, told)
+                images[row] = torch.from_numpy(pixels)
+                self._observed.see(number, told)
                 index[row] = number
         return images, self._labels[index]
 
     def _load(self, index: int) -> tuple[np.ndarray, frozenset[str]] | BadImage:
+        """Pixels (C, H, W), and what there is to be told of them."""
         try:
-            return self._source.load(index, self.image_size)
+            pixels, told = self._source.load(index, self.image_size)
+            # What counts is whether there is a colour, since grey pictures are often stored with three channels.
+            grey = bool((pixels == pixels[..., :1]).all())
+            if self.channels == 1:
+                pixels = luminance(pixels)
+            if grey != (self.channels == 1):
+                told |= {GREY if grey else COLOUR}
+            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), told
         except Exception as error:  # A damaged file can raise nearly anything from a decoder.
             if memory_ran_out(error):
                 raise
             return BadImage(self._source.names[index], reason(error), damaged=not unreadable(error))
 
-    def _tell(self, index: int, told: frozenset[str]) -> None:
-        for word in told:
-            self._told[word].add(index)
-
     def _report(self, index: int, bad: BadImage) -> None:
+        self._observed.see(index)
         if index not in self._bad:
             self._bad[index] = bad
             if self._on_bad is not None:
@@ -256,10 +265,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
         total = len(self)
         check_memory(
             f"keeping {counted(total, 'picture')} of {self.path}",
-            {"the decoded pictures": total * 3 * math.prod(self.image_size)},
+            {"the decoded pictures": total * self.channels * math.prod(self.image_size)},
             "lower --cache-gib, so that pictures are decoded when they are needed",
         )
-        cache = torch.empty(total, 3, *self.image_size, dtype=torch.uint8)
+        cache = torch.empty(total, self.channels, *self.image_size, dtype=torch.uint8)
         pixels = cache.numpy()
 
         def decode(start: int) -> list[frozenset[str] | BadImage]:
@@ -269,7 +278,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 if isinstance(loaded, BadImage):
                     results.append(loaded)
                 else:
-                    pixels[index] = loaded[0].transpose(2, 0, 1)
+                    pixels[index] = loaded[0]
                     results.append(loaded[1])
             return results
 
@@ -290,7 +299,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                         if isinstance(result, BadImage):
                             self._report(index, result)
                         else:
-                            self._tell(index, result)
+                            self._observed.see(index, result)
                     seen += len(results)
                     bar.update(len(results))
                     self._stop_if_too_many(f"{len(self._bad)} of the first {seen} pictures")
@@ -306,6 +315,7 @@ def open_images(
     path: str,
     image_size: tuple[int, int],
     *,
+    channels: int = 3,
     cache_bytes: int = 4 * 1024**3,
     progress: bool = True,
     on_bad: Callable[[BadImage], None] | None = None,
@@ -321,6 +331,7 @@ def open_images(
         path: A folder (searched to the bottom), a zip file, or `synthetic:shapes`, 10,000 procedural pictures;
             `synthetic:shapes:500` is the first 500 of them.
         image_size: (height, width) in pixels.
+        channels: 3, or 1 for ``luminance``.
         cache_bytes: The pictures are decoded now and kept in memory if they take no more than this.
         progress: Whether decoding that takes over two seconds shows a bar on stderr.
         on_bad: Called once for every picture that cannot be decoded, when it is met in this process.
@@ -337,32 +348,18 @@ def open_images(
     height, width = image_size
     if height < 1 or width < 1:
         raise UserError(f"image size {height}x{width} holds no pixels; use at least 1x1")
+    if channels not in (1, 3):
+        raise UserError(f"--process.channels is {channels}; pictures from files have 3 channels, or 1 for grey")
     source = open_source(path)
     if not may_enlarge:
         _check_native_sizes(path, source, image_size)
-    cached = len(source.names) * 3 * height * width <= cache_bytes
+    cached = len(source.names) * channels * height * width <= cache_bytes
     labelling = find_classes(path, source.names, source.folders)
     if num_classes is not None:
         labelling.check(path, num_classes)
-    return ImageDataset(path, source, labelling, image_size, cached=cached, progress=progress, on_bad=on_bad)
-
-
-def fingerprint(source: Source, rule: str, numbers: Sequence[int] | None = None, progress: bool = True) -> str:
-    """The identity of pictures: of their contents, their order and their names inside the folders that wrap all of them.
-
-    Args:
-        source: Where the pictures are. A folder, the same folder elsewhere and a zip of it have the same pictures.
-        rule: What else makes a picture what it is.
-        numbers: Of the pictures; all of them where not given.
-        progress: Whether reading files that takes over two seconds shows a bar on stderr.
-    """
-    chosen = range(len(source.names)) if numbers is None else numbers
-    wrapping = len(wrapping_folders(source.names))
-    digest = hashlib.sha256(f"{rule}\n".encode())
-    for number, word in zip(chosen, source.checksums(chosen, progress), strict=True):
-        name = "/".join(PurePosixPath(source.names[number]).parts[wrapping:])
-        digest.update(f"{name} {word}\n".encode("utf-8", "surrogateescape"))
-    return f"contents:{digest.hexdigest()}"
+    return ImageDataset(
+        path, source, labelling, image_size, channels=channels, cached=cached, progress=progress, on_bad=on_bad
+    )
 
 
 def _check_native_sizes(path: str, source: Source, image_size: tuple[int, int]) -> None:

@@ -40,6 +40,8 @@ class Preparation:
         animated: Number of pictures of which only the first frame is used.
         left_out: The pictures that cannot be decoded.
         rule: How files become pictures.
+        luminance: Number of pictures in colour that were converted to their luminance.
+        not_read: What lies beside the pictures and is not read, as a sentence.
     """
 
     image_size: tuple[int, int]
@@ -49,6 +51,8 @@ class Preparation:
     animated: int = 0
     left_out: tuple[BadImage, ...] = ()
     rule: str = DECODING_RULE
+    luminance: int = 0
+    not_read: str = ""
 
     @classmethod
     def of(cls, data: ImageDataset, numbers: Iterable[int]) -> Preparation:
@@ -56,7 +60,16 @@ class Preparation:
         found = Counter(size for size in map(data.native_size, numbers) if size is not None)
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         more = max(0, len(ordered) - _SIZES)
-        return cls(data.image_size, tuple(ordered[:_SIZES]), more, data.enlarged, data.animated, data.bad)
+        return cls(
+            data.image_size,
+            tuple(ordered[:_SIZES]),
+            more,
+            data.enlarged,
+            data.animated,
+            data.bad,
+            luminance=data.converted,
+            not_read=str(data.left_out),
+        )
 
     @property
     def resized(self) -> bool:
@@ -78,10 +91,14 @@ class Preparation:
             parts.append(f"{self.enlarged:,} of them smaller and enlarged")
         if self.animated:
             parts.append(f"{self.animated:,} of them animated, of which the first frame is taken")
+        if self.luminance:
+            parts.append(f"{self.luminance:,} of them in colour and converted to luminance")
         if self.left_out:
             named = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.left_out[:_SHOWN])
             more = "; ..." if len(self.left_out) > _SHOWN else ""
             parts.append(f"{len(self.left_out):,} left out that cannot be decoded ({named}{more})")
+        if self.not_read:
+            parts.append(self.not_read)
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,6 +112,8 @@ class Preparation:
             "enlarged": self.enlarged,
             "animated": self.animated,
             "left_out": [{"name": bad.name, "reason": bad.reason} for bad in self.left_out],
+            "luminance": self.luminance,
+            "not_read": self.not_read,
         }
 
     @classmethod
@@ -115,6 +134,9 @@ class Preparation:
             told["animated"],
             left_out,
             told["rule"],
+            # Earlier versions do not tell these.
+            told.get("luminance", 0),
+            told.get("not_read", ""),
         )
 
 

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -102,7 +102,8 @@ class PreparedSet:
             how = f"drawn at random with seed {self.held_out.seed}"
             lines.append(f"held out   {self.held_out_count:,} pictures in {self.held_out.output}, {how}")
         lines += [f"found      {line}" for line in self.found]
-        told = str(self.preparation)
+        # What was not read stands in what was found.
+        told = str(replace(self.preparation, not_read=""))
         lines.append(f"pictures   {told}" if told else f"pictures   all were {size} before")
         return "\n".join(lines)
 

@@ -57,6 +57,10 @@ class Source(Protocol):
         """(height, width) of the picture as it is stored; None where it has none or is damaged."""
         ...
 
+    def stored_in_grey(self, index: int) -> bool:
+        """Whether the picture is stored without any colour, in one channel."""
+        ...
+
     def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
         """What identifies the contents of some pictures, one word each; reading files may show a bar on stderr."""
         ...
@@ -176,6 +180,13 @@ class _Files(ABC):
         except Exception:  # Damaged pictures are met and counted when they are decoded.
             return None
 
+    def stored_in_grey(self, index: int) -> bool:
+        try:
+            with self.open(index) as file, Image.open(file, formats=_FORMATS) as picture:
+                return picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
+        except Exception:  # Damaged pictures are met and counted when they are decoded.
+            return False
+
 
 class _Folder(_Files):
     def __init__(self, root: Path):
@@ -245,6 +256,9 @@ class _Shapes:
 
     def native_size(self, index: int) -> tuple[int, int] | None:
         return None
+
+    def stored_in_grey(self, index: int) -> bool:
+        return False
 
     def checksums(self, indices: Sequence[int], progress: bool) -> list[str]:
         return [f"synthetic {SHAPES_VERSION}"] * len(indices)

@@ -309,11 +309,12 @@ def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
 def _check(sides: tuple[Side, Side], metrics: Sequence[str], neighbours: int) -> None:
     first, second = sides
     pictured = [side for side in sides if side.statistics is None]
-    grey = [side.grey for side in pictured]
-    if len(set(grey)) > 1:
+    known = [side for side in sides if side.grey is not None]
+    if len({side.grey for side in known}) > 1:
+        grey, coloured = sorted(known, key=lambda side: not side.grey)
         raise UserError(
-            f"all pictures of {pictured[grey.index(True)].name} are grey and those of {pictured[grey.index(False)].name} are "
-            "not; give both sides in colour or both in grey"
+            f"all pictures of {grey.name} are grey and those of {coloured.name} are not; "
+            "give both sides in colour or both in grey"
         )
     for side in pictured:
         if side.constant:
@@ -350,7 +351,7 @@ def _dimensions(features: Tensor | Moments) -> int:
 def _statistics(options: Options, side: Side, features: Tensor | Moments, mode: Mode) -> Statistics:
     moments = features if isinstance(features, Moments) else Moments.of(features)
     kept = features if options.save_features and isinstance(features, Tensor) else None
-    return Statistics(mode, side.name, side.image_size, moments, kept, side.preparation)
+    return Statistics(mode, side.name, side.image_size, moments, kept, side.preparation, side.grey)
 
 
 def _scaled(measured: Measurement, factor: float) -> Measurement:
@@ -362,6 +363,8 @@ def _notes(
     rows: Sequence[Row], metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensions: int
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
+    if all(side.grey for side in sides):
+        yield "Both sides are grey, and features and distances are of three equal channels."
     fewest = min(side.count for side in sides)
     if "fid" in metrics:
         yield (

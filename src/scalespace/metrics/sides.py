@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
 from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.luminance import luminance
 from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
 from scalespace.data.sources import DECODING_RULE
@@ -45,7 +46,7 @@ class Side:
         read: Function that returns the pictures; None if there are only statistics.
         statistics: Statistics of pictures that are not here; None if the pictures are.
         preparation: What happened to picture files when they were brought to the image size; None if there were no files.
-        grey: Whether all pictures are grey.
+        grey: Whether all pictures are grey; None where that is not known.
         constant: Whether all pictures are the same.
         content: Fingerprint of the pictures and of their preparation. What is measured is kept under it; None keeps nothing.
     """
@@ -56,7 +57,7 @@ class Side:
     read: Callable[[], Tensor] | None = None
     statistics: Statistics | None = None
     preparation: Preparation | None = None
-    grey: bool = False
+    grey: bool | None = None
     constant: bool = False
     content: str | None = None
 
@@ -97,6 +98,7 @@ def open_sides(
 
     A model and a statistics file have a size. Where neither side is one, a folder or zip whose pictures are all of one size
     gives it, the generated side before the reference. Other pictures are brought to that size exactly as training does.
+    Where the generated pictures have one channel, a reference in colour is converted to luminance.
 
     Args:
         generated: Path of a folder, a zip, a statistics file or a model folder, or synthetic:shapes:N.
@@ -113,9 +115,10 @@ def open_sides(
     found = (_find(generated), _find(reference))
     size = _size_of_both(found, image_size)
     # Drawing takes long, so what can be wrong with the other side is seen before.
+    channels = 1 if _is_stored_in_grey(found[0]) else 3
     opened: dict[int, Side] = {}
     for number in sorted((0, 1), key=lambda number: found[number].pipeline is not None):
-        opened[number] = _open(found[number], sampling, size, cache and number == 1, progress)
+        opened[number] = _open(found[number], sampling, size, channels, cache and number == 1, progress)
     return opened[0], opened[1]
 
 
@@ -132,7 +135,7 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
         UserError: As in ``open_sides``.
     """
     found = _find(path)
-    return _open(found, sampling, _size_of_both((found, found), image_size), False, progress)
+    return _open(found, sampling, _size_of_both((found, found), image_size), 3, False, progress)
 
 
 @dataclass(frozen=True)
@@ -215,37 +218,52 @@ def _stored_size(path: str) -> tuple[int, int] | None:
     return sizes.pop() if sizes else (1, 1)
 
 
+def _is_stored_in_grey(found: _Found) -> bool:
+    """Whether the pictures of a side have one channel to begin with."""
+    if found.pipeline is not None:
+        return found.pipeline.unet.config.in_channels == 1
+    if found.statistics is not None:
+        return bool(found.statistics.grey)
+    data = open_images(found.path, (1, 1), cache_bytes=0)
+    return all(data.stored_in_grey(number) for number in _own_pictures(data.names))
+
+
 def _own_pictures(names: Sequence[str]) -> list[int]:
-    """Indices of the pictures that are not sheets which show the others once more."""
-    drawn = _FIRST_SAMPLE in names
-    return [number for number, name in enumerate(names) if not (drawn and name in _SHEETS)]
+    """Indices of the pictures that are not sheets which show the others of their folder once more."""
+    places = [PurePosixPath(name) for name in names]
+    drawn = {place.parent for place in places if place.name == _FIRST_SAMPLE}
+    return [number for number, place in enumerate(places) if place.name not in _SHEETS or place.parent not in drawn]
 
 
-def _open(found: _Found, sampling: Sampling, size: tuple[int, int], cache: bool, progress: bool) -> Side:
+def _open(found: _Found, sampling: Sampling, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
     path, statistics = found.path, found.statistics
     if statistics is not None:
-        name = f"{path} ({statistics.name})"
-        return Side(name, statistics.image_size, statistics.moments.count, None, statistics, statistics.preparation)
+        name, count, made = f"{path} ({statistics.name})", statistics.moments.count, statistics.preparation
+        return Side(name, statistics.image_size, count, None, statistics, made, statistics.grey)
     if found.pipeline is not None:
         pictures = draw(found.pipeline, sampling, progress)
         height, width = pictures.shape[-2:]
+        converted = channels == 1 and not _is_grey(pictures)
+        for part in pictures.split(_BATCH) if converted else ():
+            part[:] = torch.from_numpy(luminance(part.movedim(1, -1).numpy())).movedim(-1, 1)
         side = Side(
             f"{path} ({sampling.steps} steps, seed {sampling.seed})",
             (height, width),
             len(pictures),
             lambda: pictures,
+            preparation=Preparation((height, width), luminance=len(pictures)) if converted else None,
             grey=_is_grey(pictures),
             constant=_is_constant(pictures),
         )
     else:
-        side = _open_files(path, size, cache, progress)
+        side = _open_files(path, size, channels, cache, progress)
     if side.count < 2:
         raise UserError(f"{path} gives {side.count} picture; a distance of sets needs at least 2 on each side")
     return side
 
 
-def _open_files(path: str, size: tuple[int, int], cache: bool, progress: bool) -> Side:
-    data = open_images(path, size, cache_bytes=0, progress=progress)
+def _open_files(path: str, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
+    data = open_images(path, size, channels=channels, cache_bytes=0, progress=progress)
     numbers = _own_pictures(data.names)
     pictures: list[Tensor] = []
 
@@ -260,7 +278,7 @@ def _open_files(path: str, size: tuple[int, int], cache: bool, progress: bool) -
         told = [len(found), int(_is_grey(found)), int(_is_constant(found))]
         return {"facts": torch.tensor(told), "preparation": torch.tensor(list(about), dtype=torch.uint8)}
 
-    content = data.fingerprint if cache else None
+    content = data.fingerprint_of(numbers) if cache else None
     known = measured_once(content, "facts", facts)
     count, grey, constant = known["facts"].tolist()
     about = json.loads(bytes(known["preparation"].tolist()).decode("utf-8", "surrogateescape"))
@@ -269,7 +287,8 @@ def _open_files(path: str, size: tuple[int, int], cache: bool, progress: bool) -
         size,
         count,
         read,
-        preparation=Preparation.from_dict(about),
+        # What lies beside the pictures is not part of what they are known by.
+        preparation=replace(Preparation.from_dict(about), not_read=str(data.left_out)),
         grey=bool(grey),
         constant=bool(constant),
         content=content,

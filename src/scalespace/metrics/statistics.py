@@ -40,6 +40,7 @@ class Statistics:
         moments: Mean and covariance of the features.
         features: The features, shape (N, d), float32; None if they are not kept.
         preparation: What happened to files that were brought to that size.
+        grey: Whether all pictures are grey; None where that is not known.
     """
 
     mode: Mode
@@ -48,6 +49,7 @@ class Statistics:
     moments: Moments
     features: Tensor | None = None
     preparation: Preparation | None = None
+    grey: bool | None = None
 
 
 def check_statistics_path(path: Path) -> None:
@@ -75,6 +77,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         "count": statistics.moments.count,
         "image_size": statistics.image_size,
         "preparation": statistics.preparation and statistics.preparation.as_dict(),
+        "grey": statistics.grey,
     }
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
     arrays |= {"mean": statistics.moments.mean.numpy(), "covariance": statistics.moments.covariance.numpy()}
@@ -118,6 +121,7 @@ def read_statistics(path: Path) -> Statistics:
                 features,
                 # Earlier versions brought no pictures to a size.
                 Preparation.from_dict(about["preparation"]) if about.get("preparation") else None,
+                about.get("grey"),
             )
     except UserError:
         raise

@@ -174,6 +174,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         self.released_quirks = released_quirks
         self.full = paths == "full"
         self.num_classes = num_classes
+        self.in_channels = in_channels
         self.base_channels = base_channels
         self.blocks_per_level = blocks_per_level
 
@@ -258,6 +259,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
                 or not allowed.
         """
+        if sample.shape[1] != self.in_channels:
+            raise ValueError(f"sample has {sample.shape[1]} channels, and the network takes {self.in_channels}")
         entry = self._position(sample.shape[-2:], "sample")
         goal = entry if target_size is None else self._position(target_size, "target_size")
         if goal > entry:

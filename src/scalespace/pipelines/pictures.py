@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
 
 __all__ = ["Trajectory", "image_generators", "picture_grid", "to_picture", "to_uint8"]
 
@@ -18,9 +18,17 @@ _GAP = 2
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """An RGB picture of a tensor in [-1, 1], shape (3, H, W), or (1, H, W) for grey; values outside are clamped."""
+    """Convert an image in [-1, 1] to a picture: grey of one channel, RGB of three, RGBA of four.
+
+    Args:
+        image: Shape (C, H, W). Values outside [-1, 1] are clamped.
+
+    Raises:
+        ValueError: If it has another number of channels.
+    """
+    check_picture_channels(len(image))
     array = to_uint8(image).cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")
+    return Image.fromarray(array[..., 0] if len(image) == 1 else array)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -39,10 +47,13 @@ def picture_grid(pictures: Sequence[Image.Image], columns: int | None = None) ->
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
-    grid = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    # Grey pictures make a grey grid. What is transparent is shown on the grid's own white.
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    grid = Image.new(mode, (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
-        grid.paste(picture, (column * (width + _GAP), row * (height + _GAP)))
+        mask = picture if picture.mode == "RGBA" else None
+        grid.paste(picture, (column * (width + _GAP), row * (height + _GAP)), mask)
     return grid
 
 

@@ -18,7 +18,7 @@ from scalespace.diffusion.conditioning import augmented
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["ScaleSpacePipeline"]
+__all__ = ["ScaleSpacePipeline", "check_picture_channels"]
 
 StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -36,8 +36,8 @@ class ScaleSpacePipeline(DiffusionPipeline):
 
     Raises:
         TypeError: If a part is of another class; stock schedulers and networks know one resolution only.
-        ValueError: If the scheduler has a resolution that the network does not know, or not every class of the network has a
-            name of its own.
+        ValueError: If the scheduler has a resolution that the network does not know, the network's input and output differ
+            in channels, or not every class of the network has a name of its own.
     """
 
     model_cpu_offload_seq = "unet"
@@ -57,6 +57,11 @@ class ScaleSpacePipeline(DiffusionPipeline):
             raise ValueError(
                 f"the scheduler has states of height and width {unknown[0]} and the network knows {unet.sizes}; "
                 "take both from one model"
+            )
+        channels = unet.config["in_channels"], unet.config["out_channels"]
+        if channels[0] != channels[1]:
+            raise ValueError(
+                f"the network turns {channels[0]} channels into {channels[1]}; states and predictions need the same number"
             )
         self.register_modules(unet=unet, scheduler=scheduler)
         # Numbers as keys come back from JSON as words.
@@ -108,7 +113,8 @@ class ScaleSpacePipeline(DiffusionPipeline):
                 rest of its batch.
             num_inference_steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
             class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
-            output_type: "pil", "np" (floats in [0, 1], shape (B, H, W, C)) or "pt" (the same as (B, C, H, W)).
+            output_type: "pil" (grey, RGB or RGBA of 1, 3 or 4 channels), "np" (floats in [0, 1], shape (B, H, W, C)) or "pt"
+                (the same as (B, C, H, W)), both of any number of channels.
             return_dict: Whether to return an output object and not a tuple.
             callback_on_step_end: Called as f(pipeline, step, timestep, tensors) after every step, with "sample", the
                 state reached, and "pred_original_sample", the prediction it was reached with; returns the tensors,
@@ -129,6 +135,9 @@ class ScaleSpacePipeline(DiffusionPipeline):
             raise ValueError(f"batch_size is {batch_size}; ask for at least 1 picture")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type "{output_type}" is unknown; use "pil", "np" or "pt"')
+        channels: int = self.unet.config.in_channels
+        if output_type == "pil":
+            check_picture_channels(channels)
         if (condition is None) != (self.unet.condition_size is None):
             raise ValueError(
                 "the model enlarges small pictures; give them as condition"
@@ -139,7 +148,7 @@ class ScaleSpacePipeline(DiffusionPipeline):
             raise ValueError(f"condition_noise is {condition_noise}; give a level from 0 to 1")
         device = self._execution_device
         # States stay in float32: rounding them to half precision would be noise that the process does not know.
-        shape = (batch_size, self.unet.config.in_channels, *self.scheduler.noise_size)
+        shape = (batch_size, channels, *self.scheduler.noise_size)
         sample: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         labels = None if class_labels is None else class_labels.to(device)
         conditions: dict[str, Tensor] = {}
@@ -171,6 +180,19 @@ class ScaleSpacePipeline(DiffusionPipeline):
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def check_picture_channels(channels: int) -> None:
+    """Refuse to make a picture of what no picture has.
+
+    Raises:
+        ValueError: If there are not 1, 3 or 4 channels.
+    """
+    if channels not in (1, 3, 4):
+        raise ValueError(
+            f"the model draws {channels} channels, and a picture has 1 (grey), 3 (RGB) or 4 (RGBA); "
+            'take tensors by output_type "pt" or arrays by "np"'
+        )
 
 
 def _instead(name: str, names: list[str]) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from scalespace.data.left_out import counted
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import call_activations
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
-from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 __all__ = ["SampleFiles", "check_batch", "class_number", "draw", "sample_to_folder", "use_solver"]
@@ -87,7 +88,7 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
         seed: 0..2^32 - 1.
 
     Returns:
-        uint8, shape (len(numbers), 3, H, W), on the CPU.
+        uint8, shape (len(numbers), C, H, W), on the CPU.
 
     Raises:
         ValueError: If an argument does not fit the model.
@@ -141,6 +142,7 @@ def sample_to_folder(
     label = class_number(pipeline, class_label)
     _check_cascade(pipeline, upsample)
     try:
+        check_picture_channels(pipeline.unet.config.in_channels)
         for model in filter(None, (pipeline, upsample)):
             model.scheduler.set_timesteps(steps)
         # Generators of all pictures would fill the memory before the first is drawn, but the seed can be checked.
@@ -205,6 +207,12 @@ def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | 
         raise UserError(
             f"--upsample enlarges pictures of height and width {upsample.unet.condition_size}, and the first model draws "
             f"{pipeline.scheduler.image_size}; give a model trained with --network.condition-size of those"
+        )
+    channels = upsample.unet.config.in_channels, pipeline.unet.config.in_channels
+    if channels[0] != channels[1]:
+        raise UserError(
+            f"--upsample enlarges pictures of {counted(channels[0], 'channel')}, and the first model draws "
+            f"{channels[1]}; give two models of the same --process.channels"
         )
     theirs = upsample.unet.config.num_classes
     if theirs not in (None, pipeline.unet.config.num_classes):

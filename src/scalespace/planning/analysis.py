@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -294,22 +294,27 @@ class Analysis:
         )
 
 
-def analyze_pictures(model: ModelConfig, path: str, progress: bool = True) -> Analysis:
+def analyze_pictures(
+    model: ModelConfig, path: str, progress: bool = True, tell: Callable[[Sequence[str]], None] = lambda lines: None
+) -> Analysis:
     """Measure pictures, and analyze them for a model.
 
     Args:
         model: Gives sizes, noise, tolerance and cost. Its resolution schedule is compared as well as the paper's.
         path: Folder, zip or synthetic source, as for ``open_images``.
         progress: Whether measurements of more than two seconds show a progress bar on stderr.
+        tell: Takes lines for the user: which pictures were found, what was not read, and what was done to some.
 
     Raises:
         UserError: If the parts of the model do not fit each other, or the pictures cannot be read or are flat.
     """
     size = build_scheduler(without_data(model)).image_size
     # Only the pictures that are measured are decoded.
-    data = open_images(path, size, cache_bytes=0, progress=progress)
+    data = open_images(path, size, channels=model.process.channels, cache_bytes=0, progress=progress)
     plan = make_plan_from_data(model, lambda _: mean_spectrum(data, progress))
-    return analyze(Path(path).name, min(len(data), PICTURES), plan, pixel_counts(data, progress))
+    counts = pixel_counts(data, progress)
+    tell((*data.found(), *data.met()))
+    return analyze(Path(path).name, min(len(data), PICTURES), plan, counts)
 
 
 def analyze(data: str, pictures: int, plan: PlanFromData, counts: Tensor) -> Analysis:

@@ -21,7 +21,7 @@ def announcement(config: TrainConfig, data: ImageDataset) -> Iterator[str]:
         data.look()
     yield from data.found()
     yield from data.met()
-    size = "{}x{}".format(*data.image_size)
+    size = "{}x{}{}".format(*data.image_size, "" if data.channels == 3 else " in grey")
     mirrored = "mirrored left to right at random (--no-flip leaves them as they are)" if config.flip else "not mirrored"
     yield f"pictures are cropped around the centre, resized to {size} and {mirrored}"
     if data.classes and config.network.num_classes is None:

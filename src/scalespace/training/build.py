@@ -138,6 +138,8 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
     try:
         return FlexiUNet(
             sizes=sizes,
+            in_channels=model.process.channels,
+            out_channels=model.process.channels,
             base_channels=network.base_channels,
             channel_multipliers=network.channel_multipliers,
             blocks_per_level=network.blocks_per_level,

@@ -31,6 +31,8 @@ class ProcessConfig:
 
     image_size: tuple[int, int] = (64, 64)
     """Height and width of the pictures."""
+    channels: int = 3
+    """Channels of the pictures: 3 for colour, 1 for grey. Pictures of the other kind are converted."""
     levels: int = 4
     """Number of resolutions, each half of the one before. One level is DDPM."""
     timesteps: int = 1000

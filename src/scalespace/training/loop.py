@@ -68,6 +68,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     data = open_images(
         config.data,
         scheduler.image_size,
+        channels=config.process.channels,
         cache_bytes=int(config.cache_gib * 2**30),
         progress=progress,
         on_bad=lambda bad: say(f"skipped {bad.name}: {bad.reason}"),
