@@ -13,7 +13,7 @@ from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
 from scalespace.diffusion.shifted import Shifted
-from scalespace.diffusion.solvers import Ancestral, Multistep
+from scalespace.diffusion.solvers import Ancestral, Corrected, Multistep
 from scalespace.operators.linear import LinearOperator, Size
 
 DEGRADATION = Resizing.octaves((8, 8), ConvexDecay(3))
@@ -58,14 +58,15 @@ def test_upsampled_prediction_repeats_the_small_picture():
     assert_close(bridge.step(small, x0_s, CHANGE, s, noise) - drawn, PAPERS.noise.sigma(s) * noise)
 
 
-def test_bridges_leave_the_levels_to_their_solver_and_drop_its_history():
-    bridge, alone = UpsampledPrediction(SHIFTED, Multistep(SHIFTED)), Multistep(SHIFTED)
+@pytest.mark.parametrize("kind", [Multistep, Corrected])
+def test_bridges_leave_the_levels_to_their_solver_and_drop_its_history(kind: type[Multistep] | type[Corrected]):
+    bridge, alone = UpsampledPrediction(SHIFTED, kind(SHIFTED)), kind(SHIFTED)
     x, x0 = normal((4, 4), 0, batch=(2, 1)), normal((4, 4), 1, batch=(2, 1))
     for t in (CHANGE + 200, CHANGE + 100):
         assert_close(bridge.step(x, x0, t, t - 100, x), alone.step(x, x0, t, t - 100, x))
     large = normal((8, 8), 2, batch=(2, 1))
     after = bridge.step(x, large, CHANGE, CHANGE - 1, large)
-    fresh = Multistep(SHIFTED)
+    fresh = kind(SHIFTED)
     arguments = after, large, CHANGE - 1, CHANGE - 50, large
     assert_close(bridge.step(*arguments), fresh.step(*arguments))
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from scalespace.diffusion.process import ScaleSpaceProcess
-from scalespace.diffusion.solvers import Corrected, Multistep, Solver
+from scalespace.diffusion.solvers import Solver
 
 __all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
 
@@ -54,11 +54,9 @@ class Bridge(ABC):
     solver: Solver
 
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-        """x_s from x_t, as a solver."""
+        """x_s from x_t; arguments as ``Ancestral.step``. A solver with a memory begins anew after ``cross``."""
         if self.process.size(t) == self.process.size(s):
             return self.solver.step(x_t, x0_s, t, s, noise)
-        if isinstance(self.solver, Multistep | Corrected):
-            self.solver.reset()
         return self.cross(x_t, x0_s, t, s, noise)
 
     @abstractmethod

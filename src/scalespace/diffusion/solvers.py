@@ -42,7 +42,10 @@ __all__ = ["DDIM", "Ancestral", "Corrected", "Multistep", "Solver"]
 
 
 class Solver(Protocol):
-    """One step of sampling, linear in state, prediction and noise together."""
+    """One step of sampling, linear in state, prediction and noise together.
+
+    A solver that remembers its last step goes on from it only where a step begins at the grid point at which that one ended.
+    """
 
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         """x_s from x_t, the predicted x0_s and white noise of its shape."""
@@ -120,34 +123,27 @@ class DDIM:
 class Multistep:
     """Second order: the last two predictions of a level make a straight line in lambda.
 
-    It remembers the prediction of the step before, so take one for each chain, or ``reset`` it.
+    It remembers the prediction of its last step, and uses it where a step begins at the grid point at which the last one
+    ended. Every other step begins anew. Take one solver for each chain.
 
     Args:
         process: The process that the network was trained on.
     """
 
     process: ScaleSpaceProcess
-    _before: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
-
-    def reset(self) -> None:
-        """Forget the chain so far."""
-        self._before = None
+    _before: tuple[int, int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         """x_s from x_t; arguments and errors as ``Ancestral.step``. The noise is used at a change alone."""
-        before, self._before = self._before, (t, x0_s)
+        before, self._before = self._before, (t, s, x0_s)
         crosses = _degrades(self.process, s, t)
         if crosses:
             # The prediction at a change was made from the lower resolution; what it remembers does not continue.
             self._before = None
-        if crosses or before is None or s == 0:
+        if crosses or before is None or before[1] != t or s == 0:
             return DDIM(self.process).step(x_t, x0_s, t, s, noise)
         self.process.check_states(x_t, x0_s, t, s)
-        earlier, x0_before = before
-        if earlier <= t:
-            raise ValueError(
-                f"the step before this one started at {earlier}, not after t = {t}; reset the solver first"
-            )
+        earlier, _, x0_before = before
         noise_levels = self.process.noise
         half_lambda = {point: noise_levels.log_snr(point) / 2 for point in (earlier, t, s)}
         h = half_lambda[s] - half_lambda[t]
@@ -161,35 +157,31 @@ class Multistep:
 class Corrected:
     """``Multistep``, with every step inside a level taken again once the prediction at its end is known.
 
-    The prediction at the end of a step is needed for the next one anyhow, so this costs no further calls.
+    The prediction at the end of a step is needed for the next one anyhow, so this costs no further calls. It remembers its
+    last step as ``Multistep`` does.
 
     Args:
         process: The process that the network was trained on.
     """
 
     process: ScaleSpaceProcess
-    _before: tuple[int, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    _before: tuple[int, int, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
     _predictor: Multistep = field(init=False, repr=False)
 
     def __post_init__(self):
         self._predictor = Multistep(self.process)
 
-    def reset(self) -> None:
-        """Forget the chain so far."""
-        self._before = None
-        self._predictor.reset()
-
     def step(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
         """x_s from x_t; arguments and errors as ``Ancestral.step``. The noise is used at a change alone."""
         self.process.check_states(x_t, x0_s, t, s)
-        if self._before is not None:
+        if self._before is not None and self._before[1] == t:
             # Of a prediction at a higher resolution the degradation makes the one at r(t).
-            x_t = self._again(*self._before, self.process.degradation.operator(s, t)(x0_s), t)
+            x_t = self._again(*self._before, self.process.degradation.operator(s, t)(x0_s))
         x_s = self._predictor.step(x_t, x0_s, t, s, noise)
-        self._before = None if s == 0 or _degrades(self.process, s, t) else (t, x_t, x0_s)
+        self._before = None if _degrades(self.process, s, t) else (t, s, x_t, x0_s)
         return x_s
 
-    def _again(self, a: int, x_a: Tensor, x0_a: Tensor, x0_t: Tensor, t: int) -> Tensor:
+    def _again(self, a: int, t: int, x_a: Tensor, x0_a: Tensor, x0_t: Tensor) -> Tensor:
         noise = self.process.noise
         h = (noise.log_snr(t) - noise.log_snr(a)) / 2
         gained = -math.expm1(-h)
