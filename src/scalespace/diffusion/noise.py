@@ -20,12 +20,16 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.limits import check_timesteps
+from scalespace.operators.precision import best_dtype
 
 __all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule"]
 
 
 class Lookup:
-    """A quantity at grid points: a float at an int, a float64 tensor of its shape and device at an integer tensor."""
+    """A quantity at grid points: a float at an int, a tensor of its shape and device at an integer tensor.
+
+    The tensor is float64, or float32 on a device that has no float64.
+    """
 
     def __init__(self, table: Tensor):
         self._table = table
@@ -37,7 +41,7 @@ class Lookup:
     def __call__(self, t: int | Tensor) -> float | Tensor:
         """The value at t, in 0..T."""
         if isinstance(t, Tensor):
-            return self._table.to(t.device)[t]
+            return self._table.to(t.device, best_dtype(t.device))[t]
         return self._table[t].item()
 
 

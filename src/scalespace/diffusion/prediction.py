@@ -65,11 +65,11 @@ class Prediction(ABC):
         """
 
     def _levels(self, t: int | Tensor) -> tuple[float | Tensor, float | Tensor]:
-        # Of several grid points in float64, so that they broadcast against pictures and against eigenvalues alike.
-        alpha, sigma = self.noise.alpha(t), self.noise.sigma(t)
-        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor):
-            return alpha.reshape(-1, 1, 1, 1), sigma.reshape(-1, 1, 1, 1)
-        return alpha, sigma
+        if isinstance(t, Tensor):
+            # In float64 on the CPU, as eigenvalues are, and of a shape that broadcasts against theirs and the pictures'.
+            points = t.cpu().reshape(-1, 1, 1, 1)
+            return self.noise.alpha(points), self.noise.sigma(points)
+        return self.noise.alpha(t), self.noise.sigma(t)
 
 
 @dataclass(frozen=True)

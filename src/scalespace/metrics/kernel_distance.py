@@ -37,7 +37,7 @@ class KID:
     """Kernel distances.
 
     Args:
-        all_pairs: Over all pairs of pictures.
+        all_pairs: Mean over all pairs of pictures.
         subset_mean: Mean over random subsets of pictures, as the field reports it.
         subset_std: Standard deviation over the subsets.
         subsets: Number of them.
@@ -177,7 +177,7 @@ def _within(x: _Centred, groups: Groups, moments: _Moments) -> Tensor:
         start, end = int(rows[0]), int(rows[-1]) + 1
         terms = _last_term(x, x, slice(start, end), slice(start, None))
         terms[:, : end - start].tril_(-1)
-        total.index_add_(0, groups.group[rows], (terms @ members[start:]).double().cpu())
+        total.index_add_(0, groups.group[rows], (terms @ members[start:]).cpu().double())
     return total + total.mT + _first_terms(moments, moments, x) - groups.sums(themselves).diag()
 
 
@@ -188,7 +188,7 @@ def _across(sides: Sequence[_Centred], groups: Sequence[Groups], moments: Sequen
     total = torch.zeros(groups[0].number, groups[1].number, dtype=torch.float64)
     for rows in torch.arange(x.count).split(rows_at_once(y.count)):
         terms = _last_term(x, y, slice(int(rows[0]), int(rows[-1]) + 1), slice(None))
-        total.index_add_(0, groups[0].group[rows], (terms @ members).double().cpu())
+        total.index_add_(0, groups[0].group[rows], (terms @ members).cpu().double())
     return total + _first_terms(moments[0], moments[1], x)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
+from scalespace.operators.precision import best_dtype
 
 __all__ = ["Applied", "Linear", "Size", "check_linear", "check_transpose", "composition_defect", "examined", "name_of"]
 
@@ -57,7 +58,7 @@ class Applied:
 
     Args:
         operator: M.
-        device: Where it passed.
+        device: Device on which it passed.
         dtype: Float64, or float32 where M takes nothing better; pictures of any dtype go through it and come back.
         eps: Relative rounding of M x.
     """
@@ -95,7 +96,7 @@ def examined(M: Linear, device: torch.device | None = None) -> Applied:
 
     Args:
         M: Takes and gives floating tensors (..., H, W).
-        device: Where it is applied, the CPU if left out.
+        device: Where it is applied. The CPU takes the place of None and of a device that has no float64.
 
     Returns:
         M in float64 if it can be applied so, else in float32.
@@ -104,7 +105,8 @@ def examined(M: Linear, device: torch.device | None = None) -> Applied:
         UserError: If it can be applied in neither, gives another shape or numbers that are not finite, is not linear, or
             its adjoint is not its transpose.
     """
-    device = torch.device("cpu") if device is None or device.type == "meta" else device
+    if device is None or device.type == "meta" or best_dtype(device) != torch.float64:
+        device = torch.device("cpu")
     failure: Exception | None = None
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for dtype in (torch.float64, torch.float32):

@@ -27,6 +27,7 @@ from scalespace.errors import UserError
 from scalespace.operators.checks import Applied, Size, name_of
 from scalespace.operators.eigenvalues import SpectrumEdge, largest_eigenvalue, spectrum_edge
 from scalespace.operators.lanczos import symmetric_function, tolerance_in
+from scalespace.operators.precision import in_float64
 from scalespace.operators.singular import SingularBasis, is_affordable
 
 __all__ = ["KrylovFunctions", "upper_norm_squared"]
@@ -60,15 +61,15 @@ class KrylovFunctions:
                     f"a function is {constant} at 0, and {name_of(self.M.operator)} has a kernel; use one that is finite there"
                 )
             constant = 0.0
-        seen = self._outside(lambda e: (f(e) - constant) / e, self.M(x.double()), jumps, x.dtype)
-        return constant * x + self.M.adjoint(seen).to(x.dtype)
+        seen = self._outside(lambda e: (f(e) - constant) / e, self.M(in_float64(x)), jumps, x.dtype)
+        return constant * x + self.M.adjoint(seen).to(x)
 
     def adjoint_function(self, f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """M^T f(M M^T) y, as ``LinearOperator.adjoint_function``."""
         jumps = not math.isfinite(self._at_zero(f))
         if jumps and self._decomposition is not None:
             return self._decomposition.adjoint_function(f, y)
-        return self.M.adjoint(self._outside(f, y.double(), jumps, y.dtype)).to(y.dtype)
+        return self.M.adjoint(self._outside(f, in_float64(y), jumps, y.dtype)).to(y)
 
     def condition(self) -> float:
         """The largest singular value over the smallest that is not zero; 1 if all are."""
@@ -90,7 +91,7 @@ class KrylovFunctions:
 
     @cached_property
     def _decomposition(self) -> SingularBasis | None:
-        """For functions that jump at the kernel, where Lanczos would not tell it or take hundreds of steps."""
+        """The decomposition, for functions that jump at the kernel. None if M is too large, or Lanczos is quick."""
         if not is_affordable(self.M.in_size, self.M.out_size):
             return None
         try:
