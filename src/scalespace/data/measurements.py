@@ -26,13 +26,19 @@ _METHOD = "1"
 _LARGEST, _TOTAL = 2**29, 2**31  # bytes of one file and of all
 
 
-def measured_once(content: str | None, what: str, measure: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A measurement, from the user's cache folder if it is there.
+def measured_once(
+    content: str | None,
+    what: str,
+    measure: Callable[[], dict[str, Tensor]],
+    may_be_kept: Callable[[], bool] = lambda: True,
+) -> dict[str, Tensor]:
+    """Take a measurement from the user's cache folder, or make it and keep it there.
 
     Args:
         content: Fingerprint of the pictures and of their preparation. None measures without keeping anything.
         what: What is measured, with everything else that the result depends on.
-        measure: Measures.
+        measure: Function that makes the measurement.
+        may_be_kept: Says, once the measurement is made, whether it depends on nothing but ``content`` and ``what``.
     """
     if content is None:
         return measure()
@@ -41,14 +47,14 @@ def measured_once(content: str | None, what: str, measure: Callable[[], dict[str
     if found is None:
         found = measure()
         data = {name: tensor.contiguous() for name, tensor in found.items()}
-        if sum(tensor.nbytes for tensor in data.values()) <= _LARGEST:
+        if sum(tensor.nbytes for tensor in data.values()) <= _LARGEST and may_be_kept():
             keep(place, save(data, {"checksum": _checksum(data)}))
             _make_room(place)
     return found
 
 
 def _load(place: Path | None) -> dict[str, Tensor] | None:
-    """A measurement that was kept; None where there is none, or what is there is damaged."""
+    """Read a measurement that was kept. None if there is none, or it is damaged."""
     try:
         if place is None or not place.is_file():
             return None

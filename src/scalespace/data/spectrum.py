@@ -9,25 +9,21 @@ A few thousand pictures suffice. The result is kept in the user's cache folder u
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.data.batches import to_model
 from scalespace.data.images import ImageDataset
-from scalespace.data.user_cache import keep, kept_file
+from scalespace.data.measurements import measured_once
 from scalespace.operators.dct import dct_matrix
 
 __all__ = ["PICTURES", "mean_spectrum"]
 
 PICTURES = 4096
-"""Pictures that are measured, of larger data sets."""
+"""Number of pictures of a larger data set that are measured."""
 
 # Part of a cached spectrum's name: to be changed with anything that changes the measured values.
 _METHOD = "1"
@@ -50,14 +46,13 @@ def mean_spectrum(data: ImageDataset, progress: bool = True) -> Tensor:
     """
     count = min(len(data), PICTURES)
     numbers = torch.arange(count) * len(data) // count
-    place = kept_file("spectra", f"{data.fingerprint_of(numbers.tolist())} {_METHOD}", ".safetensors")
-    spectrum = _load(place, data.image_size)
-    if spectrum is None:
-        spectrum = _measure(data, numbers, progress)
+    return measured_once(
+        data.fingerprint_of(numbers.tolist()),
+        f"spectrum {_METHOD}",
+        lambda: {"spectrum": _measure(data, numbers, progress)},
         # Where a damaged picture was replaced by another, the fingerprint does not tell by which.
-        if not data.bad:
-            keep(place, save({"spectrum": spectrum}, {"checksum": _checksum(spectrum)}))
-    return spectrum
+        may_be_kept=lambda: not data.bad,
+    )["spectrum"]
 
 
 def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
@@ -78,20 +73,3 @@ def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
             total += (rows @ images @ columns.mT).square().mean(dim=1).sum(dim=0)
             bar.update(len(chosen))
     return total / len(numbers)
-
-
-def _load(place: Path | None, size: tuple[int, int]) -> Tensor | None:
-    """A spectrum that was kept; None where there is none, or what is there is damaged."""
-    try:
-        if place is None or not place.is_file():
-            return None
-        with safe_open(place, framework="pt") as file:
-            spectrum, checksum = file.get_tensor("spectrum"), (file.metadata() or {}).get("checksum")
-    except (OSError, ValueError, SafetensorError):
-        return None
-    whole = spectrum.shape == size and spectrum.dtype == torch.float64 and _checksum(spectrum) == checksum
-    return spectrum if whole else None
-
-
-def _checksum(spectrum: Tensor) -> str:
-    return hashlib.sha256(spectrum.numpy().tobytes()).hexdigest()
