@@ -34,18 +34,14 @@ from scalespace.metrics.picture_distances import (
 from scalespace.metrics.precision_recall import prdc
 from scalespace.metrics.report import Evaluation, Row
 from scalespace.metrics.resampling import GROUPS, Groups, Measurement, both_sides
-from scalespace.metrics.sides import Side, open_sides
+from scalespace.metrics.sides import Held, Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
 __all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate", "leads"]
 
-METRICS = ("fid", "kid", "prdc", "swd", "spectrum", "colour")
-"""All that can be measured; the last three need pictures on both sides, kid and prdc features."""
-
 INCEPTION_VARIABLE = "SCALESPACE_INCEPTION_WEIGHTS"
 
-_OF_FEATURES, _OF_PICTURES = METRICS[:3], METRICS[3:]
 _OF_NEIGHBOURS = ("precision", "recall", "density")
 
 
@@ -125,12 +121,12 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     sides = open_sides(generated, reference, options.sampling, options.size, options.cache, progress)
     metrics = _metrics(options, sides)
     _check(sides, metrics, options.neighbours)
-    needed = options.save_statistics is not None or any(name in _OF_FEATURES for name in metrics)
+    needed = options.save_statistics is not None or any(_METRICS[name].needs != "pictures" for name in metrics)
     features = [_features(side, extractor, progress) for side in sides] if needed else []
     rows: list[Row] = []
     for name in metrics:
         try:
-            rows += _MEASURES[name](_Sets(sides, tuple(features), extractor.mode, options, progress))
+            rows += _METRICS[name].measure(_Sets(sides, tuple(features), extractor.mode, options, progress))
         except ValueError as error:
             raise UserError(f"{name} cannot be measured, since {cause(error)}") from error
     dimensions = _dimensions(features[0]) if features else 0
@@ -268,14 +264,23 @@ def _colour(sets: _Sets) -> list[Row]:
     ]
 
 
-_MEASURES: dict[str, Callable[[_Sets], list[Row]]] = {
-    "fid": _fid,
-    "kid": _kid,
-    "prdc": _prdc,
-    "swd": _swd,
-    "spectrum": _spectrum,
-    "colour": _colour,
+@dataclass(frozen=True)
+class _Metric:
+    """What a metric needs of both sides, and the function that measures it."""
+
+    needs: Held
+    measure: Callable[[_Sets], list[Row]]
+
+
+_METRICS = {
+    "fid": _Metric("moments", _fid),
+    "kid": _Metric("features", _kid),
+    "prdc": _Metric("features", _prdc),
+    "swd": _Metric("pictures", _swd),
+    "spectrum": _Metric("pictures", _spectrum),
+    "colour": _Metric("pictures", _colour),
 }
+METRICS = tuple(_METRICS)
 
 
 def _extractor(options: Options) -> FeatureExtractor:
@@ -287,14 +292,12 @@ def _extractor(options: Options) -> FeatureExtractor:
 
 
 def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
-    """Those asked for, or all that the sides allow."""
+    """The metrics that were asked for, or all that the sides allow."""
     allowed: list[str] = list(METRICS)
     for name in METRICS:
+        lacking = _METRICS[name].needs
         for side in sides:
-            if side.statistics is None or name == "fid":
-                continue
-            lacking = "pictures" if name in _OF_PICTURES else "features" if side.statistics.features is None else None
-            if lacking is None:
+            if side.holds(lacking):
                 continue
             if options.metrics is not None and name in options.metrics:
                 raise UserError(
@@ -362,7 +365,7 @@ def _scaled(measured: Measurement, factor: float) -> Measurement:
 def _notes(
     rows: Sequence[Row], metrics: Sequence[str], sides: tuple[Side, Side], mode: Mode, dimensions: int
 ) -> Iterator[str]:
-    """What a reader of the figures must know."""
+    """Sentences that a reader of the figures must know."""
     if all(side.grey for side in sides):
         yield "Both sides are grey, and features and distances are of three equal channels."
     fewest = min(side.count for side in sides)
@@ -375,7 +378,7 @@ def _notes(
                 f"Its covariance has rank {fewest - 1} at most in {dimensions} dimensions, since there are only {fewest} "
                 "pictures: use more, or the kernel distance, which has no bias."
             )
-    if mode.extractor != "inception" and any(name in _OF_FEATURES for name in metrics):
+    if mode.extractor != "inception" and any(_METRICS[name].needs != "pictures" for name in metrics):
         yield (
             f"These are distances of {mode.extractor} features and no FID or KID; those need --inception-weights or "
             f"{INCEPTION_VARIABLE}."
@@ -393,5 +396,5 @@ def _notes(
             "A precision, recall or density near 0 is decided by few pictures far from the others: such intervals held the "
             "mean in only 82 % of simulations."
         )
-    if any(side.statistics is not None and side.statistics.features is None for side in sides):
+    if not all(side.holds("features") for side in sides):
         yield "Nothing can be left out of a side of moments alone, so intervals are those of the other side's pictures."

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +28,10 @@ from scalespace.metrics.statistics import Statistics, read_statistics
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 
-__all__ = ["Side", "open_side", "open_sides"]
+__all__ = ["Held", "Side", "open_side", "open_sides"]
+
+Held = Literal["moments", "features", "pictures"]
+"""What may be known of a side. Of pictures the other two can be computed."""
 
 _SYNTHETIC_SIZE = (64, 64)
 _BATCH = 256  # pictures
@@ -65,6 +69,11 @@ class Side:
     def pictures(self) -> Tensor | None:
         """The pictures, uint8 of shape (N, 3, H, W), read on first use; None if there are only statistics."""
         return None if self.read is None else self.read()
+
+    def holds(self, what: Held) -> bool:
+        """Whether ``what`` is known of the side, or can be computed from its pictures."""
+        held = self.statistics
+        return held is None or what == "moments" or (what == "features" and held.features is not None)
 
     def measured(self, what: str, measure: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Measure the pictures, or take the result of an earlier run, which needs no pictures to be read.
