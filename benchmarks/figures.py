@@ -83,7 +83,7 @@ class Appendix:
     """The appendix, by heading.
 
     Args:
-        text: Its Markdown.
+        text: The appendix as Markdown.
     """
 
     def __init__(self, text: str):

@@ -41,7 +41,7 @@ def even_grid(process: ScaleSpaceProcess, calls: int) -> Grid:
     kept where the calls suffice for that, and otherwise the first low-resolution point alone.
 
     Args:
-        process: Its noise and its changes.
+        process: The process, of which noise and changes are used.
         calls: Largest number of network calls, which is the length of the result; it is reached up to the rounding of
             close points onto each other. From levels + 1 to T.
 

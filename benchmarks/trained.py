@@ -140,7 +140,7 @@ def drawn(pipeline: ScaleSpacePipeline, count: int, steps: int, seed: int, quiet
 
 
 def distances(pictures: Tensor, heldout: Tensor) -> dict[str, float]:
-    """To the held-out pictures: in built-in features, in pixels, and by band."""
+    """Distances to the held-out pictures in built-in features, in pixels, and by band."""
     features = [torch.cat([builtin_features(part) for part in side.split(250)]) for side in (pictures, heldout)]
     pixels = [side.flatten(1).double() / 127.5 - 1 for side in (pictures, heldout)]
     bands = sliced_wasserstein_bands(pictures, heldout[: len(pictures)], directions=128, intervals=False)

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _unexpected(error: Exception) -> NoReturn:
-    """What no command foresaw: the memory ran out, or the fault is ours."""
+    """Report an error that no command foresaw: the memory ran out, or the fault is ours."""
     if os.environ.get(_TRACEBACK):
         raise error
     from scalespace.memory import memory_ran_out

@@ -125,7 +125,7 @@ def check_writable(path: Path) -> None:
 
 
 def why(error: BaseException, path: Path) -> str:
-    """In a few words of one line, why writing below the folder of ``path`` failed."""
+    """Say in a few words of one line why writing below the folder of ``path`` failed."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     # torch and safetensors report a full disk in words of their own; what they have written still fills it here.

@@ -26,7 +26,7 @@ _LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
-"""Where Linux tells a container's memory; of both versions of control groups."""
+"""Files in which Linux tells the memory limit of a container, for both versions of control groups."""
 _BLOCK = 4096  # bytes of a disk that even the smallest file takes
 # Words of torch's, of its allocators' for the kinds of devices, and of NumPy's.
 _RAN_OUT = (
@@ -47,7 +47,7 @@ def check_memory(task: str, needs: Mapping[str, int], lower: str, device: torch.
         task: What needs it, as the beginning of a sentence: "training".
         needs: Bytes that it needs at least, by what they are for.
         lower: What to lower, as the end of a sentence: "lower --batch-size".
-        device: Where it is needed.
+        device: Device that the memory is needed on.
 
     Raises:
         UserError: If more is needed than is free.
@@ -102,7 +102,7 @@ def memory_ran_out(error: BaseException) -> bool:
 
 
 def readable_bytes(number: int) -> str:
-    """Bytes for people, for example "37 TB"."""
+    """A number of bytes as text, for example "37 TB"."""
     value, unit = float(min(number, 10**30)), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1

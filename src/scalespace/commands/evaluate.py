@@ -18,56 +18,56 @@ __all__ = ["Arguments", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What the command takes."""
+    """The options of the command."""
 
     generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
     """Folder or zip of pictures, statistics (.npz), or a model folder (RUN/model) to draw from."""
     reference: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REFERENCE")]
-    """The same; the pictures it should look like."""
+    """The pictures to compare with, in any of the same forms."""
     metrics: str | None = None
-    """Comma list of fid, kid, prdc, swd, spectrum, colour; left out, all that the two sides allow."""
+    """List of fid, kid, prdc, swd, spectrum and colour, with commas. None measures all that the two sides allow."""
     inception_weights: str | None = None
-    """inception-2015-12-05.pt, for FID and KID; left out, SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
+    """File inception-2015-12-05.pt, for FID and KID. None takes SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
     features: str | None = None
     """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d). Needs --trust."""
     features_size: int | None = None
-    """With --features: side in pixels that pictures are resized to for it."""
+    """Only with --features: side in pixels that pictures are resized to for the extractor."""
     trust: bool = False
-    """Run the program that --features is. It can do whatever you can; know where it is from, and compare its hash."""
+    """Run the program in the --features file. It can do whatever you can: know where it is from, and compare its hash."""
     resize: Literal["clean", "legacy"] = "clean"
     """How pictures are resized for a network: antialiased bicubic, or bilinear without antialiasing as the first FID."""
     neighbours: int = 5
-    """Nearest neighbours of precision, recall, density and coverage."""
+    """Number of nearest neighbours for precision, recall, density and coverage."""
     intervals: bool = True
-    """Tell with every figure how sure it is at these numbers of pictures."""
+    """Print an interval with every figure, which tells how sure it is with so many pictures."""
     size: tuple[int, int] | None = None
     """Height and width to compare at. None takes the size of the model or, for pictures of one size, theirs."""
     cache: bool = True
     """Keep what is measured of the reference in the user's cache folder, so that the next comparison is quicker."""
     num_images: int = 1000
-    """Pictures to draw from a side that is a model."""
+    """Number of pictures to draw from a side that is a model."""
     steps: int = 50
-    """Its sampling steps."""
+    """Number of sampling steps for a side that is a model."""
     solver: SolverName | None = None
-    """How it takes a step; the model's own if left out."""
+    """Solver that takes the steps. None takes the model's own."""
     eta: float | None = None
-    """Of ddim: 0 is deterministic, 1 is ancestral; the model's own if left out."""
+    """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     spacing: SpacingName | None = None
-    """Equal steps of time or of log-SNR; the model's own if left out."""
+    """Steps equal in time, or in log-SNR. None takes the model's own."""
     batch_size: int = 16
-    """Pictures drawn together."""
+    """Number of pictures drawn together."""
     seed: int = 0
-    """Of drawn pictures and of everything else that is random."""
+    """Seed of the drawn pictures and of everything else that is random."""
     save_statistics: str | None = None
-    """File (.npz) for the statistics of the reference, to give in its place the next time."""
+    """File (.npz) for the statistics of the reference, which can be given in its place the next time."""
     save_features: bool = False
-    """With --save-statistics: keep the features of all pictures too, which kid and prdc need."""
+    """Only with --save-statistics: keep the features of all pictures too, which kid and prdc need."""
     device: str = "auto"
-    """cpu, cuda, mps, ...; auto takes an accelerator where there is one."""
+    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of text."""
     quiet: bool = False
-    """No progress bars."""
+    """Show no progress bars."""
 
 
 def run(words: list[str]) -> None:

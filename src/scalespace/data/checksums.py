@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
 
 
 def _load(place: Path | None) -> dict[str, list[str]]:
-    """What is kept, by name: the state of a file and its checksum."""
+    """Read the states and checksums of files that were kept, by name."""
     if place is None:
         return {}
     try:

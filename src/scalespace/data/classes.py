@@ -27,7 +27,7 @@ class Classes:
     """The classes of numbered pictures.
 
     Args:
-        names: Of the classes; a label is an index into it. Empty where there are no classes.
+        names: Names of the classes; a label is an index into it. Empty where there are no classes.
         labels: The label of every picture; 0 where there are no classes.
         obstacle: Why there are no classes, as the end of a sentence about the data; empty where there are some.
         stray: Whether that is because of pictures beside the folders of others.
@@ -43,7 +43,7 @@ class Classes:
     deeper: bool
 
     def lines(self) -> tuple[str, ...]:
-        """What a user wants to know of them before a training, one sentence a line."""
+        """What a user wants to know of the classes before a training, one sentence a line."""
         lines: list[str] = []
         if self.names:
             counts = Counter(self.labels)
@@ -60,7 +60,7 @@ class Classes:
         """Refuse data whose classes are not as many as a network is to have.
 
         Args:
-            path: Of the data, for the message.
+            path: Path of the data, for the message.
             num_classes: Classes of the network.
 
         Raises:
@@ -83,7 +83,7 @@ def find_classes(path: str, names: Sequence[str], folders: Iterable[str] = ()) -
     """The classes of pictures by their names.
 
     Args:
-        path: Of the data, for messages.
+        path: Path of the data, for messages.
         names: Paths of the pictures inside the data, with "/" between folders.
         folders: Paths of all folders of the data, of which some may hold no pictures.
 

@@ -19,7 +19,7 @@ def fingerprint(source: Source, rule: str, numbers: Sequence[int] | None = None,
     """The identity of pictures, as a word of letters and digits after "contents:".
 
     Args:
-        source: Where the pictures are.
+        source: The pictures.
         rule: What else makes a picture what it is.
         numbers: Which of the pictures; all of them where None.
         progress: Whether reading files that takes over two seconds shows a bar on stderr.

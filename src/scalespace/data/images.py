@@ -135,7 +135,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return former_fingerprint(self._source, self._rule)
 
     def fingerprint_of(self, numbers: Sequence[int] | None) -> str:
-        """The same of some pictures; of all where None."""
+        """The identity, as ``fingerprint`` has it, of the pictures with these indices. None takes all pictures."""
         return fingerprint(self._source, self._rule, numbers, self._progress)
 
     @property

@@ -24,7 +24,7 @@ class Observations:
     """What was met in numbered pictures.
 
     Args:
-        pictures: How many there are.
+        pictures: Number of pictures.
     """
 
     def __init__(self, pictures: int):

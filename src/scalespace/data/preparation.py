@@ -39,7 +39,7 @@ class Preparation:
         enlarged: Number of pictures that were smaller than the image size.
         animated: Number of pictures of which only the first frame is used.
         left_out: The pictures that cannot be decoded.
-        rule: How files become pictures.
+        rule: The rule by which files become pictures.
         luminance: Number of pictures in colour that were converted to their luminance.
         not_read: What lies beside the pictures and is not read, as a sentence.
     """
@@ -102,7 +102,7 @@ class Preparation:
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as a dictionary that can be written as JSON."""
+        """The preparation as a dictionary that can be written as JSON."""
         return {
             "rule": self.rule,
             "image_size": self.image_size,

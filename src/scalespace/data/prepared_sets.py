@@ -62,7 +62,7 @@ class PreparedSet:
     Args:
         output: Path of the zip or folder.
         count: Number of pictures in it.
-        held_out: Where the held-out pictures are and how they were chosen; None where none are.
+        held_out: Place of the held-out pictures and how they were chosen. None if there are none.
         held_out_count: Number of held-out pictures.
         found: What was found in the data and what was not read, one sentence an item.
         classes: Names of the classes.

@@ -145,7 +145,7 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
 
 
 def reason(error: Exception) -> str:
-    """In a few words of one line, why reading or decoding failed."""
+    """Say in a few words of one line why reading or decoding failed."""
     if isinstance(error, UnidentifiedImageError):
         return "not a PNG, JPEG, WebP or BMP picture"
     if isinstance(error, Image.DecompressionBombError):

@@ -14,12 +14,12 @@ __all__ = ["keep", "kept_file"]
 
 
 def kept_file(kind: str, key: str, ending: str) -> Path | None:
-    """Where something is kept; None where the user has no folder for such things.
+    """Path of something that is kept. None if the user has no folder for such things.
 
     Args:
         kind: Name of a folder for things of its kind.
         key: All that the content depends on.
-        ending: Of the file's name, for example ".json".
+        ending: Ending of the file's name, for example ".json".
     """
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not root.is_absolute():
@@ -34,8 +34,8 @@ def keep(place: Path | None, content: bytes) -> None:
     """Write a file that may be lost: on a full disk, or where there is no place, nothing happens.
 
     Args:
-        place: As of ``kept_file``.
-        content: Of the file.
+        place: Path that ``kept_file`` gave.
+        content: Content of the file.
     """
     if place is None:
         return

@@ -128,7 +128,7 @@ class Unchanged(Degradation):
         return self.image_size
 
     def check_operators(self) -> None:
-        """Identities compose."""
+        """Check nothing, since identities compose."""
 
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)
@@ -275,12 +275,12 @@ class Blurring(Degradation):
 
     @property
     def change_points(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Every grid point but 0."""
+        """Every grid point but 0, since the blur grows with every step."""
         return tuple(range(1, self.timesteps + 1))
 
     @property
     def jumps(self) -> tuple[int, ...]:
-        """None: the blur grows little by little."""
+        """No points, since the blur grows little by little."""
         return ()
 
     def size(self, t: int) -> Size:
@@ -291,7 +291,7 @@ class Blurring(Degradation):
         return 1.0
 
     def check_operators(self) -> None:
-        """Ratios of gains compose."""
+        """Check nothing, since ratios of gains compose."""
 
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)

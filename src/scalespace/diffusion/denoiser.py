@@ -48,7 +48,7 @@ class GaussianDenoiser:
 
     Args:
         process: The process that made x_t.
-        covariance: Of the flattened picture, shape (H W, H W), float64.
+        covariance: Covariance of the flattened picture, shape (H W, H W), float64.
         mean: Shape (H, W); zero if left out.
     """
 
@@ -112,21 +112,21 @@ class _MixtureGains:
     """What the mixture's prediction needs of a step; whitening divides by the root of D."""
 
     whitening: Tensor
-    """(h w, h w), x_t to its whitened form."""
+    """Matrix from x_t to its whitened form, shape (h w, h w)."""
     means: Tensor
-    """(K, h w), whitened alpha M m_k."""
+    """Whitened alpha M m_k, shape (K, h w)."""
     projection: Tensor
-    """(h w, K q), P with P_k^T (whitened x_t - mean_k) = w_k, and |w_k|^2 what the factors explain of it."""
+    """P with P_k^T (whitened x_t - mean_k) = w_k, shape (h w, K q); |w_k|^2 is what the factors explain of it."""
     offsets: Tensor
-    """(K, q), P_k^T mean_k."""
+    """P_k^T mean_k, shape (K, q)."""
     log_weights: Tensor
-    """(K,), what of the log-probability of a component does not depend on x_t."""
+    """The part of the log-probability of a component that does not depend on x_t, shape (K,)."""
     carried: Tensor
-    """(h w, H_s W_s), from x_t."""
+    """Matrix from x_t to its part of the prediction, shape (h w, H_s W_s)."""
     component: Tensor
-    """(K, H_s W_s), for every component."""
+    """What every component adds to the prediction, shape (K, H_s W_s)."""
     factors: Tensor
-    """(K q, H_s W_s), from w."""
+    """Matrix from w to its part of the prediction, shape (K q, H_s W_s)."""
 
 
 @dataclass(frozen=True, eq=False)

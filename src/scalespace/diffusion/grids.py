@@ -52,7 +52,7 @@ def log_snr_grid(process: ScaleSpaceProcess, calls: int, first: float = 0.4, til
     suffice for both points of every change, the first point of the lower level is the one kept.
 
     Args:
-        process: Its noise and its levels.
+        process: The process, of which the noise and the levels are used.
         calls: Number of network calls, the length of the result: from levels + 1 to T.
         first: Length of the first step after a change, as a share of the level's other steps.
         tilt: The way is the integral of SNR^tilt over log-SNR: above 0 steps get shorter towards the clean end.
@@ -84,8 +84,8 @@ def divided_grid(process: ScaleSpaceProcess, counts: Grid, first: float = 0.4, t
     """``log_snr_grid`` with the number of points of every level chosen by hand.
 
     Args:
-        process: Its levels.
-        counts: For every level, the highest resolution first; at least 1, and at most the points it has.
+        process: The process, of which the levels are used.
+        counts: Number of points in every level, the highest resolution first; at least 1, and at most the points it has.
         first: As in ``log_snr_grid``.
         tilt: As in ``log_snr_grid``.
 

@@ -56,7 +56,7 @@ class MaxSNR:
 
 @dataclass(frozen=True)
 class SNRWeight:
-    """SNR itself: the plain mean squared error of the noise."""
+    """The SNR itself, which is the plain mean squared error of the noise."""
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr
@@ -92,7 +92,7 @@ class SigmoidWeight:
 
 @dataclass(frozen=True)
 class ConstantWeight:
-    """One everywhere: the plain mean squared error of x_0."""
+    """The weight 1 everywhere, which is the plain mean squared error of x_0."""
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.new_ones(snr.shape)

@@ -40,12 +40,12 @@ class Sampling:
     Args:
         num_images: Number of pictures.
         steps: Sampling steps.
-        seed: Of the pictures.
+        seed: Seed of the pictures.
         batch_size: Pictures drawn together.
-        solver: As ``ScaleSpaceScheduler`` names them; the model's own if None, and so the next two.
-        eta: Of DDIM.
-        spacing: Of the steps, its timestep_spacing.
-        device: Where to draw.
+        solver: Solver, as ``ScaleSpaceScheduler`` names it. None takes the model's own, here and in the next two.
+        eta: Only used with DDIM: from 0, deterministic, to 1, ancestral.
+        spacing: Spacing of the steps, the timestep_spacing of ``ScaleSpaceScheduler``.
+        device: Device to draw on.
     """
 
     num_images: int = 1000

@@ -118,8 +118,8 @@ class TorchScriptFeatures:
     Args:
         path: Path of the file.
         side: Side in pixels that the pictures are resized to. None leaves them as they are.
-        resize: How they are resized.
-        device: Where the module runs.
+        resize: The rule by which they are resized.
+        device: Device that the module runs on.
         trust: Whether the user knows what is in the file.
 
     Raises:
@@ -174,8 +174,8 @@ class InceptionFeatures:
 
     Args:
         path: Path of the file inception-2015-12-05.pt.
-        resize: How pictures become 299 pixels wide.
-        device: Where to run.
+        resize: The rule by which pictures become 299 pixels wide.
+        device: Device that the network runs on.
         sha256: Hash that the file must have; None takes INCEPTION_SHA256.
 
     Raises:
@@ -258,7 +258,7 @@ def resized(pictures: Tensor, side: int, rule: ResizeRule) -> Tensor:
 
     Args:
         pictures: uint8, shape (B, C, H, W).
-        side: In pixels.
+        side: Side of the square in pixels.
         rule: legacy or clean.
 
     Returns:

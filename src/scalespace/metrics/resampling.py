@@ -30,7 +30,7 @@ from torch import Tensor
 __all__ = ["GROUPS", "LEVEL", "Groups", "Measurement", "both_sides", "interval", "rate_interval", "share_interval"]
 
 LEVEL = 0.95
-"""Share of the intervals that hold the mean of the figure, nominally."""
+"""Nominal share of the intervals that hold the mean of the figure."""
 
 GROUPS = 50
 """Largest number of groups that the pictures of a side are dealt into."""

@@ -26,7 +26,7 @@ def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
     """GFLOPs of one call for one picture, a multiply-add counted as two.
 
     Args:
-        network: On any device; on "meta" nothing is computed.
+        network: The network, on any device; on "meta" nothing is computed.
         size: (height, width) of the input.
         target_size: (height, width) of the output.
     """
@@ -40,7 +40,7 @@ def path_activations(network: FlexiUNet, size: Size, target_size: Size) -> int:
     """Bytes of activations that the backward pass of one picture needs, in float32.
 
     Args:
-        network: On any device; on "meta" nothing is computed.
+        network: The network, on any device; on "meta" nothing is computed.
         size: (height, width) of the input.
         target_size: (height, width) of the output.
     """
@@ -62,7 +62,7 @@ def call_activations(network: FlexiUNet) -> int:
     """Bytes of activations that a call at the full resolution without gradients holds at once for one picture, in float32.
 
     Args:
-        network: On any device; nothing is computed.
+        network: The network, on any device; nothing is computed.
     """
     # Not on "meta": there attention keeps its matrix of weights, which the fused kernels of CPUs and accelerators do not.
     with torch.no_grad(), FakeTensorMode():

@@ -63,8 +63,8 @@ def spectrum_edge(
         product: v -> A v on float64 pictures (n, 1, H, W), A symmetric positive semi-definite.
         size: Height and width of v.
         eps: Relative rounding of the product.
-        name: Of the operator, for the message.
-        device: Where the product is applied.
+        name: Name of the operator, for the message.
+        device: Device that the product is applied on.
         steps: Largest dimension of the Krylov space.
 
     Returns:

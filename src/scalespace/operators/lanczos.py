@@ -30,7 +30,7 @@ _TOLERANCE = 1e-6
 WAY_OUT = (
     "give M as a SeparableProduct if it treats rows and columns by themselves, or keep both its sides to 64 x 64 pixels"
 )
-"""What to do where Lanczos does not get there."""
+"""What a user can do where Lanczos does not converge."""
 
 _FIRST_STEPS, _MOST_STEPS = 32, 1024
 # Bytes of basis vectors that are held at a time.
@@ -143,7 +143,7 @@ def symmetric_function(
         aim: Relative error, as estimated, at which the iteration ends.
         tolerance: Largest relative error that is let through when all steps are taken.
         eps: As for ``tridiagonalise``.
-        name: Of the operator, for the message.
+        name: Name of the operator, for the message.
 
     Returns:
         Shape and dtype of x. Its gradient is f(A) of the incoming gradient, since f(A) is symmetric.
@@ -194,7 +194,7 @@ def tolerance_in(eps: float) -> float:
 
 
 def _first_column(f: Callable[[Tensor], Tensor], diagonal: Tensor, off_diagonal: Tensor) -> Tensor:
-    """f(T) e_1."""
+    """f(T) e_1, shape (..., k), float64."""
     eigenvalues, vectors = torch.linalg.eigh(tridiagonal(diagonal, off_diagonal))
     # Rounding may leave an eigenvalue of a semi-definite A a little under zero, where f need not be defined.
     return (vectors @ (f(eigenvalues.clamp_min(0)) * vectors[..., 0, :]).unsqueeze(-1)).squeeze(-1)

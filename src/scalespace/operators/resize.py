@@ -110,7 +110,7 @@ class Separable(LinearOperator):
 
     @cached_property
     def _singular_values(self) -> Tensor:
-        """Of M, shape (min(h, H), min(w, W)), float64."""
+        """Singular values of M, shape (min(h, H), min(w, W)), float64."""
         (_, s_h, _), (_, s_w, _) = self._svd
         with torch.inference_mode(False):
             return s_h[:, None] * s_w[None, :]

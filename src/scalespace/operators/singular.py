@@ -149,7 +149,7 @@ def _columns(M: Applied) -> Iterator[Tensor]:
 
 
 def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, the singular values and V."""
+    """U (n, k), the singular values (k,) and V (m, k) of a matrix (n, m), with k the smaller of both."""
     rows, columns = matrix.shape
     if rows < columns:
         left, values, right = _decomposed(matrix.mT)

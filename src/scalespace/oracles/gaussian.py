@@ -42,7 +42,7 @@ def power_law(size: Size, exponent: float = 2.0, mean: float = 0.25) -> Tensor:
 
     Args:
         size: Height and width of the pictures; one of them may be 1.
-        exponent: How fast the spectrum falls.
+        exponent: Exponent with which the spectrum falls.
         mean: Mean of the spectrum, which is the variance of a pixel averaged over the picture.
 
     Returns:

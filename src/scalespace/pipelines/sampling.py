@@ -34,7 +34,7 @@ class SampleFiles:
         trajectory: The first four on their way up, if asked for.
         network_calls: Calls of the network for each batch.
         class_label: Number of the class of all pictures; None where they have none, or the classes came in turn.
-        class_name: Its name, if the model knows it.
+        class_name: Name of the class, if the model knows it.
     """
 
     pictures: tuple[Path, ...]
@@ -49,7 +49,7 @@ def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
     """Sample by another solver than the one the model was saved with.
 
     Args:
-        pipeline: Its scheduler is replaced.
+        pipeline: The model; its scheduler is replaced.
         options: Options of ``ScaleSpaceScheduler``: solver, eta, bridge, timestep_spacing.
 
     Raises:
@@ -65,9 +65,9 @@ def check_batch(network: FlexiUNet, count: int, device: torch.device | str, lowe
     """Refuse to draw more pictures together than the memory holds.
 
     Args:
-        network: Of the model.
+        network: Network of the model.
         count: Number of pictures.
-        device: Where they are drawn.
+        device: Device that the pictures are drawn on.
         lower: What to lower, as the end of a sentence.
 
     Raises:
@@ -82,8 +82,8 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
     """Draw pictures together, of a model without classes.
 
     Args:
-        pipeline: With its solver chosen.
-        numbers: Of the pictures; each depends on the seed and its number alone, up to the rounding of the network.
+        pipeline: The model, with its solver chosen.
+        numbers: Numbers of the pictures; each depends on the seed and its number alone, up to the rounding of the network.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: 0..2^32 - 1.
 
@@ -122,7 +122,7 @@ def sample_to_folder(
 
     Args:
         pipeline: A trained model.
-        folder: Where to write; made if absent, and refused unless empty.
+        folder: Folder to write into; it is made if absent, and refused unless empty.
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: 0..2^32 - 1.

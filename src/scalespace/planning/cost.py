@@ -61,11 +61,11 @@ class Plan:
     share: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The plan as a dictionary that can be written as JSON."""
         return asdict(self)
 
     def as_text(self) -> str:
-        """A table for people."""
+        """The plan as a table in text."""
         lines = [
             f"{'step':>20} {'grid points':>13} {'share of steps':>15} {'GFLOPs a call':>14} {'validity margin':>16}"
         ]
@@ -121,8 +121,8 @@ class PlanFromData:
     Args:
         schedule: The data's, with its spectrum.
         octaves: What each change takes away.
-        plan: With the data's change points.
-        reference: With the other schedule's.
+        plan: The cost with the data's change points.
+        reference: The cost with the change points of the other schedule.
         reference_name: What the other schedule is called.
         saved: 1 - plan.average_gflops / reference.average_gflops.
     """
@@ -135,7 +135,7 @@ class PlanFromData:
     saved: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The plan as a dictionary that can be written as JSON."""
         return {
             "tolerance": self.schedule.tolerance,
             "octaves": [asdict(octave) for octave in self.octaves],
@@ -146,7 +146,7 @@ class PlanFromData:
         }
 
     def as_text(self) -> str:
-        """The plan, and a table of both schedules for people."""
+        """The plan, and a table of both schedules, as text."""
         ours, theirs, name = self.plan, self.reference, f"t of {self.reference_name}"
         wide = max(len(name), 14)
         lines = [

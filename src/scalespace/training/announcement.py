@@ -15,7 +15,7 @@ def announcement(config: TrainConfig, data: ImageDataset) -> Iterator[str]:
 
     Args:
         config: The run.
-        data: Its pictures. Where they are not all in memory, a few are decoded to see what they are like.
+        data: The pictures. Where they are not all in memory, a few are decoded to see what they are like.
     """
     if not data.cached:
         data.look()

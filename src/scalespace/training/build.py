@@ -109,8 +109,8 @@ def spectral_schedule(model: ModelConfig, spectrum: Tensor) -> FromSpectrum:
     """The resolution schedule that the spectrum of the data gives a model, whatever schedule the model names.
 
     Args:
-        model: Its levels, noise and tolerance are used.
-        spectrum: As of ``mean_spectrum``, shape (H, W).
+        model: The model, of which levels, noise and tolerance are used.
+        spectrum: Spectrum from ``mean_spectrum``, shape (H, W).
 
     Raises:
         UserError: If the spectrum or the tolerance gives none, or the model cannot be.

@@ -31,7 +31,7 @@ def check_footprint(
     Args:
         config: The run.
         scheduler: Holds its process.
-        device: Where each process computes.
+        device: Device that each process computes on.
         processes: Number of processes that share a step.
 
     Raises:

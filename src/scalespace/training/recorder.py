@@ -23,7 +23,7 @@ class StepResult(NamedTuple):
 
     group: TimeGroup
     pictures: int
-    """Over all processes."""
+    """Number of pictures, over all processes."""
     loss: Tensor
     gradient_norm: Tensor
 

@@ -43,9 +43,9 @@ class DataIdentity:
     """Which pictures a run is trained on.
 
     Args:
-        fingerprint: As of ``ImageDataset``; different for different contents, names or orders.
-        pictures: How many.
-        class_names: In the order of their labels.
+        fingerprint: Identity from ``ImageDataset``; different for different contents, names or orders.
+        pictures: Number of pictures.
+        class_names: Names of the classes in the order of their labels.
         former_fingerprint: What earlier versions of this package knew the pictures by.
     """
 

@@ -68,7 +68,7 @@ class TimeSampler:
         change_share: Fraction of the batches at resolution changes, where there are any, all changes alike; None leaves every
             group what the density gives it.
         weighted: Whether ``weight`` makes up for the share, so that the objective is that of the density alone.
-        density: How likely grid points are.
+        density: Density of the grid points.
 
     Raises:
         ValueError: If the share is not in [0, 1].

@@ -64,11 +64,11 @@ class Batch(NamedTuple):
     whole: range
     """The places of all processes' pictures of the step."""
     images: Tensor
-    """uint8, shape (B, 3, H, W)."""
+    """Pixels, uint8, shape (B, 3, H, W)."""
     labels: Tensor
-    """int64, shape (B,)."""
+    """Class labels, int64, shape (B,)."""
     flips: Tensor | None
-    """bool, shape (B,): which pictures to mirror."""
+    """Which pictures to mirror, bool, shape (B,)."""
 
 
 class Trainer:
@@ -78,7 +78,7 @@ class Trainer:
         config: The run.
         accelerator: Device, precision and processes.
         scheduler: Holds the process to train on.
-        network: With its initial weights.
+        network: The network with its initial weights.
     """
 
     def __init__(
