@@ -112,7 +112,7 @@ def test_without_a_command_the_commands_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert "usage: scalespace {plan,prepare,train,sample,evaluate,analyze,reproduce}" in capsys.readouterr().out
+    assert "usage: scalespace {plan,prepare,train,sample,evaluate,bench,analyze,reproduce}" in capsys.readouterr().out
     assert '"tarin" is not a command; use one of plan, prepare, train, sample' in cli_error(capsys, ["tarin"])
 
 
@@ -302,7 +302,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupt)
+        patch.setattr(Trainer, "step", interrupt)
         with pytest.raises(SystemExit) as stop:
             main(train_words(tmp_path / "run"))
     assert stop.value.code == 130

@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_python_in_the_documents_runs(code):
 def test_plan_commands_in_the_documents_run(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = {"size": [32, 32], "target_size": [32, 32], "gflops_per_second": 100}
+    (tmp_path / "bench.json").write_text(json.dumps({"measured": "train", "paths": [path]}))
     main(command.replace("photos/", "synthetic:shapes:64").split())
     assert "GFLOPs on average" in capsys.readouterr().out
 

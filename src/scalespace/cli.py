@@ -19,6 +19,7 @@ _COMMANDS = {
     "train": "train a model on a folder or zip of images, or resume its training",
     "sample": "draw pictures from a trained model",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",
+    "bench": "how fast this machine trains and samples a model",
     "analyze": "how much of your pictures survives the noise, and which resolutions that needs",
     "reproduce": "a table of the paper, computed again",
 }

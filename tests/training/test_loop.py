@@ -72,14 +72,14 @@ def assert_equal_runs(left: RunDirectory, right: RunDirectory, step: int) -> Non
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    take = Trainer._step
+    take = Trainer.step
 
     def interrupted(self: Trainer, number: int, batch: Batch):
         if number == step:
             raise KeyboardInterrupt
         return take(self, number, batch)
 
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
 
 
 # Whatever is drawn at random is on: dropout, flips, classes; and the log's windows do not end where checkpoints do.

@@ -28,6 +28,8 @@ class Arguments(ModelConfig):
     """Only with --data: takes the place of --process.tolerance."""
     plot: str | None = None
     """Only with --data: file for a figure of the spectrum and of both resolution schedules (.png, .svg or .pdf)."""
+    speed: str | None = None
+    """What scalespace bench train --json printed: also tell how long a training takes at that speed."""
     json: bool = False
     """Print JSON instead of text."""
     quiet: bool = False
@@ -43,17 +45,28 @@ def run(words: list[str]) -> None:
     example: scalespace plan --preset celeba64-4l --process.levels 3
 
     example: scalespace plan --preset celeba64-4l --data photos/ --tolerance 0.01 --plot resolutions.png
+
+    With --speed, it also tells how long a training takes on the machine where that was measured.
+
+    example: scalespace bench train --preset tiny --json > bench.json; scalespace plan --preset tiny --speed bench.json
     """
     given = read_with_preset(Arguments, words, run)
     for option in ("tolerance", "plot"):
         if given.data is None and getattr(given, option) is not None:
             raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
-    from scalespace.planning.cost import make_plan
+    from scalespace.planning.cost import Plan, make_plan
+    from scalespace.planning.speed import read_training_speed, readable_seconds, training_seconds
 
+    speed = None if given.speed is None else read_training_speed(Path(given.speed))
     model = part(ModelConfig, given)
     command = f"scalespace plan {shlex.join(words)} (version {__version__})"
     plan = make_plan(model) if given.data is None else _plan_from_data(given, model, command)
-    print(json.dumps(plan.as_dict(), indent=2) if given.json else plan.as_text())
+    found, text = plan.as_dict(), plan.as_text()
+    if speed is not None:
+        each = training_seconds(plan if isinstance(plan, Plan) else plan.plan, speed)
+        found |= {"training_seconds_per_picture": each}
+        text += f"\ntraining            a million pictures take {readable_seconds(1e6 * each)} at the speed in {given.speed}"
+    print(json.dumps(found, indent=2) if given.json else text)
 
 
 def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.networks.flexi_unet import FlexiUNet, Size
 
-__all__ = ["call_activations", "path_activations", "path_gflops"]
+__all__ = ["TensorPeak", "call_activations", "path_activations", "path_gflops"]
 
 
 def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
@@ -67,12 +67,12 @@ def call_activations(network: FlexiUNet) -> int:
     # Not on "meta": there attention keeps its matrix of weights, which the fused kernels of CPUs and accelerators do not.
     with torch.no_grad(), FakeTensorMode():
         outline: Any = FlexiUNet.from_config(network.config)
-        with _Peak(outline.parameters()) as held:
+        with TensorPeak(outline.parameters()) as held:
             outline(**_inputs(outline, outline.sizes[0]), target_size=outline.sizes[0])
     return held.peak
 
 
-class _Peak(TorchDispatchMode):
+class TensorPeak(TorchDispatchMode):
     """Counts the bytes of the tensors that are made inside the block and are alive at once.
 
     Args:

@@ -32,7 +32,7 @@ from scalespace.training.recorder import Recorder
 from scalespace.training.run_directory import DataIdentity, RunDirectory, recorded
 from scalespace.training.trainer import Trainer
 
-__all__ = ["train"]
+__all__ = ["accelerator_for", "train", "with_precision"]
 
 # What reading a damaged checkpoint raises; EOFError and PickleError are torch's for a file cut short or not its own.
 _DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
@@ -53,11 +53,11 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         UserError: If data, process, network or output directory do not fit, the loss is no longer finite, or the disk
             is full; checkpoints written before are kept.
     """
-    config = _with_precision(config, say)
+    config = with_precision(config, say)
     # Whatever does not fit is found before anything is read or written.
     known = without_data(config)
     scheduler = build_scheduler(known)
-    accelerator = _accelerator(config)
+    accelerator = accelerator_for(config)
     check_footprint(known, scheduler, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
@@ -127,7 +127,7 @@ def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> 
     return step
 
 
-def _with_precision(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
+def with_precision(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
     """The run with a precision, where its configuration leaves that to the machine: the one that it began with, if it did."""
     if config.mixed_precision != "auto":
         return config
@@ -142,7 +142,12 @@ def _with_precision(config: TrainConfig, say: Callable[[str], None]) -> TrainCon
     return replace(config, mixed_precision=precision)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def accelerator_for(config: TrainConfig) -> Accelerator:
+    """Device, precision and processes of a run.
+
+    Raises:
+        UserError: If precision or tracker cannot be used here.
+    """
     tracker = None if config.tracker == "none" else config.tracker
     if tracker is not None and find_spec(tracker) is None:
         raise UserError(f"{tracker} is not installed; run pip install 'scale-space-diffusion[{tracker}]'")

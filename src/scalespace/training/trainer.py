@@ -129,9 +129,10 @@ class Trainer:
         for step, batch in enumerate(self._batches(data, order, first), start=first):
             if self.batches.due(step):
                 self.batches.learn(step, self._variances(data, order, step))
-            yield self._step(step, batch)
+            yield self.step(step, batch)
 
-    def _step(self, step: int, batch: Batch) -> StepResult:
+    def step(self, step: int, batch: Batch) -> StepResult:
+        """Take one step, counted from 0, on this process's pictures of it."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(self.config, step)
         parts = _parts(batch, self.config.micro_batch)
