@@ -142,6 +142,8 @@ class TrainConfig(ModelConfig):
     """Largest decay of the averaged weights. The final model has the averaged weights."""
     ema_power: float = 0.75
     """The decay of the averaged weights rises to ema-decay as 1 - (1 + step)^-ema-power."""
+    average_every: int = 0
+    """Steps between two snapshots of averages from which scalespace average makes any other width. 0 keeps none."""
     weight: Literal["min-snr", "constant", "snr", "max-snr", "v", "sigmoid"] = "min-snr"
     """Weight of the squared error of x_0, by SNR. v is SNR + 1 / sigma-data^2. sigmoid, SiD2's, is a smoother min-snr."""
     weight_gamma: float = 5.0
@@ -190,7 +192,15 @@ class TrainConfig(ModelConfig):
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give a number above 0")
-        for name in ("seed", "warmup_steps", "cooldown_steps", "weight_decay", "sample_every", "cache_gib"):
+        for name in (
+            "seed",
+            "warmup_steps",
+            "cooldown_steps",
+            "weight_decay",
+            "average_every",
+            "sample_every",
+            "cache_gib",
+        ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.seed >= 2**32:

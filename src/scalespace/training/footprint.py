@@ -12,6 +12,7 @@ from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flops import path_activations
 from scalespace.pipelines.sampling import check_batch
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.training.averages import WIDTHS
 from scalespace.training.build import build_batches, build_network, build_times
 from scalespace.training.configuration import TrainConfig
 
@@ -49,8 +50,9 @@ def check_footprint(
     batches = build_batches(config, scheduler.process, build_times(config, scheduler.process)).sizes(0)
     # The first group has the steps at the full resolution.
     together = min(-(-batches[0] // processes), config.micro_batch or batches[0])
+    averages = len(WIDTHS) if config.average_every else 0
     needs = {
-        "weights, gradients, moments and averages": _NUMBERS * _FLOAT * parameters,
+        "weights, gradients, moments and averages": (_NUMBERS + averages) * _FLOAT * parameters,
         f"the activations of {together:,} pictures": together * activations,
     }
     read = {"the pictures that are read ahead": _BATCHES * max(batches) // processes * 3 * math.prod(size)}
@@ -66,6 +68,6 @@ def check_footprint(
         "checkpoints",
         Path(config.output_dir),
         1,
-        _KEPT_NUMBERS * _FLOAT * parameters,
+        (_KEPT_NUMBERS + averages) * _FLOAT * parameters,
         "name another --output-dir or lower --network.base-channels",
     )

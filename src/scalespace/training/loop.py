@@ -100,6 +100,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
             bar.update()
             if config.sample_every and step % config.sample_every == 0:
                 trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
+            if config.average_every and (step % config.average_every == 0 or step == config.max_steps):
+                trainer.save_snapshot(run.averages_path / f"step-{step:08d}.safetensors")
             if checkpoint:
                 run.save_checkpoint(step, trainer.save)
     write_directory(run.model_path, lambda path: trainer.save_pipeline(path, data.classes))

@@ -4,6 +4,7 @@
     log.jsonl                   losses per resolution, one line every few steps
     checkpoints/step-00005000/  everything needed to go on as if nothing had happened
     samples/step-00005000.png   pictures drawn with the averaged weights
+    averages/                   snapshots of averaged weights, from which others are made
     model/                      the trained ScaleSpacePipeline
 
 A directory appears under its final name only when it is complete, so a checkpoint or a model is either whole or absent.
@@ -73,6 +74,7 @@ class RunDirectory:
         self._awaits_data = config.process.awaits_data
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / "model"
+        self.averages_path = self.path / "averages"
         self._checkpoints = self.path / "checkpoints"
         if self._is_new():
             if data is not None:

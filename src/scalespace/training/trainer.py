@@ -38,6 +38,7 @@ from scalespace.pipelines.pictures import image_generators, picture_grid, to_pic
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.reading import parse_json
+from scalespace.training.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.level_sampling import gradient_variance
@@ -51,6 +52,7 @@ _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
 _AHEAD = 4
 _PROBE = 8  # pictures of each of the two batches that a variance is measured with
 _EMA_FILE = "ema.safetensors"
+_POWERS_FILE = "averages.safetensors"
 _PROGRESS_FILE = "progress.json"
 
 
@@ -102,6 +104,9 @@ class Trainer:
             power=config.ema_power,
             foreach=True,
         )
+        gammas = map(exponent, WIDTHS if config.average_every else ())
+        self.powers = [PowerAverage(network.parameters(), gamma) for gamma in gammas]
+        """Averages whose snapshots are kept."""
         self.network.train()
         self.pictures = 0
         """Pictures of the stream that the steps so far took, over all processes."""
@@ -149,6 +154,8 @@ class Trainer:
         # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.network.parameters())
+        for power in self.powers:
+            power.step(self.network.parameters())
         self.pictures = batch.whole.stop
         return StepResult(batch.group, len(batch.whole), loss, torch.as_tensor(norm))
 
@@ -249,6 +256,8 @@ class Trainer:
         # accelerate would load a registered object from a pickle that may run any code.
         averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
         save_file(averages, path / _EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
+        if self.powers:
+            write_averages(path / _POWERS_FILE, self._names(), self.powers)
         progress = {"pictures": self.pictures, "batches": self.batches.state()}
         (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
 
@@ -259,6 +268,8 @@ class Trainer:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
                 average.copy_(file.get_tensor(name))
             self.ema.optimization_step = int(file.metadata()["optimization_step"])
+        if self.powers:
+            read_averages(path / _POWERS_FILE, self._names(), self.powers)
         progress = path / _PROGRESS_FILE
         # Before there was such a file, every step took as many pictures.
         self.pictures = step * self.config.batch_size
@@ -266,6 +277,10 @@ class Trainer:
             kept = parse_json(progress.read_text())
             self.pictures = kept["pictures"]
             self.batches.restore(kept["batches"])
+
+    def save_snapshot(self, path: Path) -> None:
+        """Write the averages that others are made of after training, in half precision."""
+        write_file(path, lambda file: write_averages(file, self._names(), self.powers, torch.float16))
 
     def _names(self) -> list[str]:
         return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
