@@ -29,7 +29,7 @@ from scalespace.training.configuration import ProcessConfig, TrainConfig
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses
 from scalespace.training.run_directory import DataIdentity, RunDirectory
-from scalespace.training.trainer import Batch, Trainer
+from scalespace.training.trainer import Batch, Trainer, learning_rate
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -362,10 +362,20 @@ def test_the_learning_rate_cools_down(tmp_path):
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 2 / 3, 1 / 3])
 
 
-def test_a_run_that_cools_down_cannot_be_made_longer(tmp_path):
-    train(small_config(tmp_path / "run", cooldown_steps=3))
+def test_learning_rate_schedules(tmp_path):
+    options = {"max_steps": 100, "warmup_steps": 5, "cooldown_steps": 10, "learning_rate": 2.0}
+    cosine = small_config(tmp_path, learning_rate_schedule="cosine", **options | {"cooldown_steps": 0})
+    assert [learning_rate(cosine, step) for step in (0, 50, 75)] == pytest.approx([0.4, 1.0, 1 - 0.5**0.5])
+    root = small_config(tmp_path, learning_rate_schedule="inverse-sqrt", full_rate_steps=20, **options)
+    steps = (0, 4, 20, 80, 95)
+    assert [learning_rate(root, step) for step in steps] == pytest.approx([0.4, 2, 2, 1, (20 / 95) ** 0.5])
+
+
+@pytest.mark.parametrize("options", [{"cooldown_steps": 3}, {"learning_rate_schedule": "cosine"}])
+def test_a_run_whose_rate_falls_to_zero_cannot_be_made_longer(options, tmp_path):
+    train(small_config(tmp_path / "run", **options))
     with pytest.raises(UserError, match="max_steps is 6 there and 8 here"):
-        train(small_config(tmp_path / "run", cooldown_steps=3, max_steps=8))
+        train(small_config(tmp_path / "run", **options, max_steps=8))
 
 
 def test_sample_grids_use_the_same_noise_and_do_not_disturb_training(pictures, tmp_path):

@@ -117,7 +117,7 @@ class TrainConfig(ModelConfig):
     output_dir: str
     """Folder of the run. The same command again resumes the run in it."""
     max_steps: int = 100_000
-    """Number of training steps. A larger number continues a finished run, unless it has cooldown-steps."""
+    """Number of training steps. A larger number continues a finished run, unless its learning rate falls to zero."""
     batch_size: int = 64
     """Number of pictures per step, over all processes. Other kinds of level-sampling than natural keep its mean compute."""
     micro_batch: int | None = None
@@ -129,7 +129,11 @@ class TrainConfig(ModelConfig):
     seed: int = 0
     """Seed of everything random: initial weights, data order, timesteps, noise, dropout and sample grids."""
     learning_rate: float = 1e-4
-    """Learning rate of AdamW after the warm-up."""
+    """Largest learning rate of AdamW."""
+    learning_rate_schedule: Literal["constant", "cosine", "inverse-sqrt"] = "constant"
+    """constant, cosine (falls to zero at max-steps), or inverse-sqrt (falls as 1 / sqrt(step), for a run of any length)."""
+    full_rate_steps: int = 10_000
+    """Only with learning-rate-schedule inverse-sqrt: number of steps before the learning rate begins to fall."""
     warmup_steps: int = 1000
     """Number of steps over which the learning rate rises linearly from zero."""
     cooldown_steps: int = 0
@@ -186,7 +190,7 @@ class TrainConfig(ModelConfig):
                 raise UserError(f"{option.name} is {value}; give a finite number")
         positive = (
             *("max_steps", "batch_size", "learning_rate", "gradient_clip", "log_every", "sample_images"),
-            *("checkpoint_every", "keep_checkpoints", "weight_gamma", "ema_power"),
+            *("checkpoint_every", "keep_checkpoints", "weight_gamma", "ema_power", "full_rate_steps"),
             *(() if self.micro_batch is None else ("micro_batch",)),
         )
         for name in positive:

@@ -206,7 +206,8 @@ def recorded(output_dir: str, option: str) -> Any:
 
 def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
     # Where the learning rate falls towards the end, the weights depend on where that is.
-    free = _FREE - {"max_steps"} if config.cooldown_steps else _FREE
+    ends = config.cooldown_steps or config.learning_rate_schedule == "cosine"
+    free = _FREE - {"max_steps"} if ends else _FREE
     fields = {name: value for name, value in asdict(config).items() if name not in free}
     # Through JSON, so that tuples compare equal to what is read back.
     if data is not None:

@@ -11,6 +11,7 @@ Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -331,10 +332,18 @@ class Trainer:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step, counted from 0."""
-    return config.learning_rate * min(
-        1.0, (step + 1) / max(config.warmup_steps, 1), (config.max_steps - step) / max(config.cooldown_steps, 1)
-    )
+    """The rate of a step, counted from 0.
+
+    Source of the inverse square root: Karras et al. 2024 (arXiv 2312.02696).
+    """
+    shape = {
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * min(step / config.max_steps, 1))) / 2,
+        "inverse-sqrt": min(1.0, math.sqrt(config.full_rate_steps / max(step, 1))),
+    }[config.learning_rate_schedule]
+    warm = (step + 1) / max(config.warmup_steps, 1)
+    cool = (config.max_steps - step) / max(config.cooldown_steps, 1)
+    return config.learning_rate * min(1.0, warm, cool) * shape
 
 
 def _share(whole: range, rank: int, count: int) -> range:
