@@ -7,12 +7,14 @@
 
 A run trains one arm (``--help`` lists them) until it has spent the FLOPs that ``--steps`` steps of DDPM spend, draws pictures
 by each sampler, and adds a line for each to --output/results.jsonl with their distances to the held-out pictures. A run that
-was stopped goes on where it was. ``truth`` adds what as many training pictures have in the place of drawn ones.
+was stopped goes on where it was. ``truth`` adds what as many training pictures have in the place of drawn ones. Distances in
+EfficientNet-Lite0's features are there if the extra "features" is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -28,9 +30,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from scalespace.data.images import ImageDataset, open_images
+from scalespace.data.measurements import measured_once
 from scalespace.data.spectrum import mean_spectrum
 from scalespace.metrics.builtin_features import builtin_features
+from scalespace.metrics.extractors.efficientnet import EfficientNetFeatures, installed
+from scalespace.metrics.features import extract
 from scalespace.metrics.frechet_distance import Moments, frechet_distance
+from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.sliced_wasserstein import sliced_wasserstein_bands
 from scalespace.networks.flops import path_gflops
 from scalespace.pipelines.pictures import picture_grid, to_picture
@@ -57,6 +63,11 @@ PROCESSES = {
     "shifted": "shifted",
     "shifted-auto": "shifted, levels read off the data",
 }
+LEARNED = {
+    "frechet_efficientnet_lite0": "Frechet, EfficientNet-Lite0",
+    "kernel_efficientnet_lite0": "kernel distance, EfficientNet-Lite0",
+}
+"""Distances that a record has if the extra "features" was installed."""
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31}
 """Half width of a 95 % interval in standard errors, by the number of values."""
 
@@ -139,15 +150,35 @@ def drawn(pipeline: ScaleSpacePipeline, count: int, steps: int, seed: int, quiet
     return torch.cat(parts), len(pipeline.scheduler.timesteps)
 
 
-def distances(pictures: Tensor, heldout: Tensor) -> dict[str, float]:
-    """Distances to the held-out pictures in built-in features, in pixels, and by band."""
+def distances(pictures: Tensor, heldout: Tensor, progress: bool = True) -> dict[str, float]:
+    """Distances to the held-out pictures in built-in features, in pixels, by band, and in EfficientNet-Lite0's features."""
     features = [torch.cat([builtin_features(part) for part in side.split(250)]) for side in (pictures, heldout)]
     pixels = [side.flatten(1).double() / 127.5 - 1 for side in (pictures, heldout)]
     bands = sliced_wasserstein_bands(pictures, heldout[: len(pictures)], directions=128, intervals=False)
     return {
         "frechet_features": frechet_distance(*map(Moments.of, features)),
         "frechet_pixels": frechet_distance(*map(Moments.of, pixels)),
-    } | {f"swd_{band}": measured.value for band, measured in bands.items()}
+        **{f"swd_{band}": measured.value for band, measured in bands.items()},
+        **learned_distances(pictures, heldout, progress),
+    }
+
+
+def learned_distances(pictures: Tensor, heldout: Tensor, progress: bool = True) -> dict[str, float]:
+    """Distances to the held-out pictures in EfficientNet-Lite0's features; none if the extra "features" is not installed."""
+    if not installed():
+        return {}
+    extractor = EfficientNetFeatures()
+    content = hashlib.sha256(heldout.numpy().tobytes()).hexdigest()
+
+    def of_heldout() -> dict[str, Tensor]:
+        return {"features": extract(extractor, heldout, "held-out pictures", progress)}
+
+    # The held-out pictures are those of all arms and seeds.
+    reference = measured_once(content, str(extractor.mode), of_heldout)["features"]
+    found = extract(extractor, pictures, "pictures", progress)
+    # Of the two kernel distances only that of all pairs counts.
+    pairs = kid(found, reference, subsets=1, subset_size=2, intervals=False).all_pairs
+    return dict(zip(LEARNED, (frechet_distance(Moments.of(found), Moments.of(reference)), pairs.value), strict=True))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -183,7 +214,7 @@ def run(arguments: argparse.Namespace) -> None:
             "share": share,
             "training_seconds": seconds,
             "changes": list(pipeline.scheduler.process.degradation.change_points),
-        } | distances(pictures, truth)
+        } | distances(pictures, truth, not arguments.quiet)
         grid = picture_grid([to_picture(picture / 127.5 - 1) for picture in pictures[:64]])
         grid.save(folder / f"{name}.png")
         add(arguments.output, record)
@@ -196,7 +227,8 @@ def truth(arguments: argparse.Namespace) -> None:
     )
     generator = torch.Generator().manual_seed(arguments.seed)
     chosen = torch.randperm(len(data), generator=generator)[: arguments.samples]
-    found = distances(data.batch(chosen)[0], heldout.batch(torch.arange(len(heldout)))[0])
+    truth = heldout.batch(torch.arange(len(heldout)))[0]
+    found = distances(data.batch(chosen)[0], truth, not arguments.quiet)
     for sampler in arguments.samplers:
         record = {"data": arguments.data.stem, "size": arguments.size, "arm": TRUTH, "seed": arguments.seed}
         add(arguments.output, record | {"sampler": sampler, "samples": arguments.samples} | found)
@@ -219,7 +251,8 @@ def table(arguments: argparse.Namespace) -> None:
         bands = [key for key in chosen[0] if key.startswith("swd_")]
         # The mean of one band is that band.
         bands = bands[:-1] if len(bands) == 2 else bands
-        keys = ["frechet_features", "frechet_pixels", *bands]
+        learned = those_with_all(chosen)
+        keys = ["frechet_features", "frechet_pixels", *learned, *bands]
         rows = []
         for arm in [arm for arm in (TRUTH, *ARMS) if any(r["arm"] == arm for r in chosen)]:
             runs = [r for r in chosen if r["arm"] == arm]
@@ -227,11 +260,17 @@ def table(arguments: argparse.Namespace) -> None:
             spent = ["", ""] if arm == TRUTH else [str(runs[0]["steps"]), f"{runs[0]['share']:.2f}"]
             rows.append([arm, str(len(runs)), *spent, *cells])
         header = ["arm", "seeds", "steps", "compute a step", "Frechet, features", "Frechet, pixels"]
+        header += [LEARNED[key] for key in learned]
         header += [f"SWD {band.removeprefix('swd_')}" for band in bands]
         parts.append(
             f"{data} at {size} pixels, {sampler}, {chosen[0]['samples']} pictures:\n\n{markdown(header, rows)}"
         )
     print("\n\n".join([*parts, over_ddpm(records)]))
+
+
+def those_with_all(records: list[dict[str, Any]]) -> list[str]:
+    """The learned distances that all records have."""
+    return [key for key in LEARNED if all(key in r for r in records)]
 
 
 def place(record: dict[str, Any]) -> tuple[str, int, str]:
@@ -241,7 +280,9 @@ def place(record: dict[str, Any]) -> tuple[str, int, str]:
 
 def over_ddpm(records: list[dict[str, Any]]) -> str:
     """Distances as multiples of those of DDPM with the same pictures and seed, over all of them."""
-    keys = ["frechet_features", "frechet_pixels", "swd_mean"]
+    # A kernel distance may be zero or less, and then has no logarithm.
+    learned = those_with_all(records)[:1]
+    keys = ["frechet_features", "frechet_pixels", *learned, "swd_mean"]
     ddpm = {(*place(r), r["seed"]): r for r in records if r["arm"] == "ddpm"}
     rows = []
     for arm in [arm for arm in PROCESSES if arm != "ddpm"]:
@@ -255,7 +296,7 @@ def over_ddpm(records: list[dict[str, Any]]) -> str:
             ends = "" if half is None else f" ({math.exp(mean - half):.2f} to {math.exp(mean + half):.2f})"
             cells.append(f"{math.exp(mean):.2f}{ends}")
         rows.append([arm, str(len(pairs)), *cells])
-    header = ["arm", "runs", "Frechet, features", "Frechet, pixels", "SWD"]
+    header = ["arm", "runs", "Frechet, features", "Frechet, pixels", *(LEARNED[key] for key in learned), "SWD"]
     title = "Geometric mean of the distance over DDPM's, same pictures and seed (95 % interval):"
     return f"{title}\n\n{markdown(header, rows)}"
 

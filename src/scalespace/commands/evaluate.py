@@ -29,9 +29,10 @@ class Arguments:
     inception_weights: str | None = None
     """File inception-2015-12-05.pt, for FID and KID. None takes SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
     features: str | None = None
-    """TorchScript file of another extractor: float pictures in 0..255, (B, 3, H, W), to (B, d). Needs --trust."""
+    """efficientnet-lite0, which sees what is in a picture and needs the extra features; or a TorchScript file of another
+    extractor: float pictures in 0..255, (B, 3, H, W), to (B, d), which needs --trust."""
     features_size: int | None = None
-    """Only with --features: side in pixels that pictures are resized to for the extractor."""
+    """Only with a file for --features: side in pixels that pictures are resized to for the extractor."""
     trust: bool = False
     """Run the program in the --features file. It can do whatever you can: know where it is from, and compare its hash."""
     resize: Literal["clean", "legacy"] = "clean"
@@ -74,6 +75,8 @@ def run(words: list[str]) -> None:
     """Measure how far pictures are from reference pictures; every figure with its counts and a 95 % interval.
 
     example: scalespace evaluate runs/photos/model photos.zip --num-images 1000 --metrics fid,kid,swd
+
+    example: scalespace evaluate pictures/ photos.zip --features efficientnet-lite0 --metrics fid,kid,prdc
 
     example: scalespace evaluate pictures/ photos.zip --inception-weights inception-2015-12-05.pt --json
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scalespace.errors import UserError, cause
 from scalespace.metrics.drawing import Sampling
+from scalespace.metrics.extractors.efficientnet import EFFICIENTNET, EfficientNetFeatures
 from scalespace.metrics.features import (
     BuiltInFeatures,
     FeatureExtractor,
@@ -52,7 +53,7 @@ class Options:
     Args:
         metrics: Some of ``METRICS``; None takes all that the sides allow.
         inception_weights: File of Inception; None takes the environment's SCALESPACE_INCEPTION_WEIGHTS, if it is set.
-        features: TorchScript file of another extractor. It is a program, which is run.
+        features: efficientnet-lite0, or the TorchScript file of another extractor. A file is a program, which is run.
         features_size: Pixels that pictures are resized to for it.
         trust: Whether to run the program that ``features`` is.
         resize: How pictures are resized for a network.
@@ -98,6 +99,8 @@ class Options:
         for name, given in (("features-size", self.features_size is not None), ("trust", self.trust)):
             if given and self.features is None:
                 raise UserError(f"--{name} belongs to --features; give the extractor too")
+            if given and self.features == EFFICIENTNET:
+                raise UserError(f"--{name} belongs to a TorchScript file; leave it out with --features {EFFICIENTNET}")
         if self.save_features and self.save_statistics is None:
             raise UserError("--save-features belongs to --save-statistics; name the file too")
 
@@ -285,6 +288,8 @@ METRICS = tuple(_METRICS)
 
 def _extractor(options: Options) -> FeatureExtractor:
     device = options.sampling.device
+    if options.features == EFFICIENTNET:
+        return EfficientNetFeatures(options.resize, device)
     if options.features is not None:
         return TorchScriptFeatures(options.features, options.features_size, options.resize, device, options.trust)
     weights = options.inception_weights or os.environ.get(INCEPTION_VARIABLE)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from scalespace.errors import UserError
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
+from scalespace.metrics.extractors.efficientnet import EFFICIENTNET, EfficientNetFeatures
 from scalespace.metrics.features import BuiltInFeatures, FeatureExtractor, InceptionFeatures
 from scalespace.paper.data import CELEBA, IMAGENET, check_data
 from scalespace.paper.experiments import Experiments
@@ -155,10 +156,14 @@ def _experiments(
     name: str, options: Reproduction, request: Request, folder: Path, device: torch.device | str
 ) -> Experiments:
     scale, data = request.scale, request.needs_data()
-    extractor: FeatureExtractor = BuiltInFeatures(device)
-    if options.scale == "paper":
+    if options.scale == "tiny":
+        learned = options.features == EFFICIENTNET
+        extractor: FeatureExtractor = EfficientNetFeatures(device=device) if learned else BuiltInFeatures(device)
+    else:
         if options.heldout is not None:
             raise UserError("--heldout is of --scale tiny; the paper compares with the training pictures")
+        if options.features != "built-in":
+            raise UserError("--features is of --scale tiny; the paper's FID takes Inception's (--inception-weights)")
         if not options.tflops > 0:
             raise UserError(f"--tflops is {options.tflops}; give a number above 0")
         check_data(data, IMAGENET if options.dataset.startswith("imagenet") else CELEBA)

@@ -37,6 +37,8 @@ class Reproduction:
     """Only with --scale tiny: pictures to compare with. None holds some of --data out for that."""
     inception_weights: str | None = None
     """Only with --scale paper: file of Inception's weights. None takes the variable SCALESPACE_INCEPTION_WEIGHTS."""
+    features: Literal["built-in", "efficientnet-lite0"] = "built-in"
+    """Only with --scale tiny: features that pictures are compared by. efficientnet-lite0 needs the extra features."""
     seed: int = 0
     """Seed of the held-out split, of every training and of the drawn pictures."""
     tflops: float = 80.0

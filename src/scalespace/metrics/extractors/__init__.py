@@ -1,0 +1,1 @@
+"""Feature extractors that need an extra of the package."""
