@@ -7,7 +7,6 @@ They are soft blobs: so short a training teaches grounds and colours, and no sha
 """
 
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,16 +15,16 @@ from torch.nn.functional import conv2d, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scalespace import (
-    Corrected,
     FlexiUNet,
     FunctionOperator,
     Levels,
     LinearBeta,
     MinSNR,
+    ScaleSpacePipeline,
     ScaleSpaceProcess,
+    ScaleSpaceScheduler,
     Shifted,
     TimeSampler,
-    log_snr_grid,
     open_images,
     picture_grid,
     to_picture,
@@ -73,16 +72,14 @@ def main(output: str = "runs/examples/own_operator.png", *, steps: int = 250) ->
         optimizer.step()
         averaged.update_parameters(network)
 
-    denoiser, solver = averaged.module.eval(), Corrected(process)
-    x = torch.randn(32, 3, *process.size(1000), generator=generator)
-    for t, s in pairwise([*log_snr_grid(process, 20), 0]):
-        with torch.no_grad():
-            x0_s = denoiser(x, t - 1, process.size(s)).sample.clamp(-1, 1)
-        x = solver.step(x, x0_s, t, s, torch.randn(x0_s.shape, generator=generator))
+    scheduler = ScaleSpaceScheduler(process=process, solver="corrected", timestep_spacing="log_snr")
+    pipeline = ScaleSpacePipeline(averaged.module.eval(), scheduler)
+    drawn = pipeline(batch_size=32, generator=generator, num_inference_steps=20).images
 
-    shown = [*x_0[:8], *degradation.operator(0, 1000)(x_0[:8]), *x]
+    pictures = [to_picture(x) for x in (*x_0[:8], *degradation.operator(0, 1000)(x_0[:8]))]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    picture_grid([to_picture(x).resize((64, 64), Image.Resampling.NEAREST) for x in shown], columns=8).save(output)
+    shown = [picture.resize((64, 64), Image.Resampling.NEAREST) for picture in (*pictures, *drawn)]
+    picture_grid(shown, columns=8).save(output)
     print(output)
 
 

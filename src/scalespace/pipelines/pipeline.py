@@ -63,7 +63,8 @@ class ScaleSpacePipeline(DiffusionPipeline):
             raise ValueError(
                 f"the network turns {channels[0]} channels into {channels[1]}; states and predictions need the same number"
             )
-        self.register_modules(unet=unet, scheduler=scheduler)
+        # They are saved in this order, and a scheduler that cannot be saved is refused before weights are written.
+        self.register_modules(scheduler=scheduler, unet=unet)
         # Numbers as keys come back from JSON as words.
         names = None if id2label is None else {int(number): name for number, name in id2label.items()}
         self.labels: dict[str, int] = {name: number for number, name in (names or {}).items()}

@@ -7,7 +7,8 @@ s has size r(s), which ``target_size`` tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocit
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep, Solver
+from scalespace.errors import UserError
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
 
@@ -46,7 +48,7 @@ class ScaleSpaceSchedulerOutput(BaseOutput):
 
 
 class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
-    """Samples a process that resizes or blurs. The defaults are the paper's process; with one size it is DDPM.
+    """Samples a process that resizes or blurs, or your own. The defaults are the paper's process; with one size it is DDPM.
 
     Args:
         num_train_timesteps: Number of timesteps, T.
@@ -76,9 +78,11 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         released_quirks: Whether to do two things as the paper's released code does. Sampling then ends with the state of the
             first grid point and its noise (sigma about 0.01) instead of the clean prediction, and of every change only the
             first low-resolution point is kept.
+        process: A process in the place of one by names, for example with a degradation of your own. The options that describe
+            a process by names are left out then. Such a scheduler cannot be saved, but ``from_config`` takes its ``config``.
 
     Raises:
-        ValueError: If the schedules do not make a process, or an option is unknown.
+        ValueError: If the schedules do not make a process, an option is unknown, or a process is given twice.
     """
 
     # Other schedulers would load this configuration without an error and sample something else.
@@ -107,16 +111,25 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         bridge: str = "exact",
         timestep_spacing: str = "linspace",
         released_quirks: bool = False,
+        process: ScaleSpaceProcess | None = None,
     ) -> None:
-        self._sizes = tuple((int(height), int(width)) for height, width in sizes)
         # Built at once, so that a schedule that makes no process is refused where it is written down.
-        levels = _named(degradation, _DEGRADATIONS, "degradation")(
-            self._sizes, tuple(int(t) for t in change_points), num_train_timesteps, sigma_blur
-        )
-        if isinstance(levels, Blurring):
-            _check_blurring(prediction_type, solver)
-        noise = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
-        self.process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
+        if process is None:
+            levels = _named(degradation, _DEGRADATIONS, "degradation")(
+                tuple((int(height), int(width)) for height, width in sizes),
+                tuple(int(t) for t in change_points),
+                num_train_timesteps,
+                sigma_blur,
+            )
+            noise = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
+            process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
+        else:
+            _check_given_once(self.config, process)
+            # Training scripts read it there.
+            self.register_to_config(num_train_timesteps=process.timesteps)
+        if len(process.degradation.jumps) < len(process.degradation.change_points):
+            _check_gradual(prediction_type, solver)
+        self.process = process
         self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
         self._clip_range = clip_sample_range if clip_sample else None
         self._released_quirks = released_quirks
@@ -124,7 +137,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self._eta = eta
         self._bridged = _named(bridge, _BRIDGES, "bridge")
         self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
-        self._use(tuple(range(num_train_timesteps, 0, -1)))
+        self._use(tuple(range(process.timesteps, 0, -1)))
 
     def __len__(self) -> int:
         return self.process.timesteps
@@ -137,7 +150,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """Height and width of every level, highest resolution first."""
-        return self._sizes
+        return tuple(dict.fromkeys(self.process.size(t) for t in (0, *self.process.degradation.jumps)))
 
     @property
     def noise_size(self) -> Size:
@@ -239,6 +252,23 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         """
         return self.process.marginal(original_samples, timesteps + 1).draw(noise)
 
+    def save_config(self, *args: Any, **kwargs: Any) -> None:
+        """Write the configuration as diffusers does.
+
+        Raises:
+            UserError: If the process was given as an object, which a file of names cannot hold.
+        """
+        if self.config["process"] is not None:
+            raise UserError(
+                f"the scheduler was given a process with {type(self.process.degradation).__name__} as an object, which cannot "
+                "be saved; save the network alone (unet.save_pretrained), and give the process again after loading it"
+            )
+        super().save_config(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        # That of diffusers is JSON.
+        return super().__repr__() if self.config["process"] is None else f"{type(self).__name__} {dict(self.config)}"
+
     def _bridge(self, timestep: int | Tensor) -> tuple[int, int]:
         t = int(timestep) + 1
         if t not in self._next:
@@ -258,7 +288,17 @@ def _blurring(sizes: tuple[Size, ...], change_points: tuple[int, ...], timesteps
     return Blurring(sizes[0], timesteps, sigma_blur)
 
 
-def _check_blurring(prediction_type: str, solver: str) -> None:
+def _check_given_once(config: Mapping[str, Any], process: ScaleSpaceProcess) -> None:
+    parameters = inspect.signature(ScaleSpaceScheduler.__init__).parameters
+    own = {"num_train_timesteps": process.timesteps}
+    twice = [name for name in _BY_NAME if config[name] not in (parameters[name].default, own.get(name))]
+    if twice:
+        raise ValueError(
+            f"a process was given, and {', '.join(twice)} besides, which describe another; give the one or the other"
+        )
+
+
+def _check_gradual(prediction_type: str, solver: str) -> None:
     if prediction_type != "epsilon":
         raise ValueError(
             f'prediction_type "{prediction_type}" does not go with blurring, where what a network should put out then depends '
@@ -271,6 +311,18 @@ def _check_blurring(prediction_type: str, solver: str) -> None:
         )
 
 
+# The options that describe a process.
+_BY_NAME = (
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "sizes",
+    "change_points",
+    "degradation",
+    "sigma_blur",
+    "shifted",
+)
 _DEGRADATIONS: dict[str, Callable[[tuple[Size, ...], tuple[int, ...], int, float], Degradation]] = {
     "bilinear": lambda sizes, points, timesteps, sigma_blur: Resizing(sizes, points, timesteps),
     "orthonormal": lambda sizes, points, timesteps, sigma_blur: OrthonormalResizing(sizes, points, timesteps),
