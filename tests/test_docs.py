@@ -1,12 +1,14 @@
 import ast
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
 import scalespace
-from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
+from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler, cli
 from scalespace.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +22,36 @@ def python_blocks(page):
 def plan_commands():
     lines = [line.split("#")[0].split() for page in PAGES for line in page.read_text().splitlines()]
     return sorted({" ".join(words[1:]) for words in lines if words[:2] == ["scalespace", "plan"]})
+
+
+def commands():
+    """Every command that a document shows, with the lines that a backslash joins, and without comments and `> FILE`."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text().replace("\\\n", " ") for page in pages)
+    lines = re.findall(r"^ {4}(?:\w+=\S+ )*scalespace (.*)$", text, re.MULTILINE)
+    return sorted({" ".join(shlex.split(line.split(" > ")[0], comments=True)) for line in lines})
+
+
+class _Parsed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_in_the_documents_are_understood(command, monkeypatch):
+    parse = tyro.cli
+
+    def stop_there(*arguments, **options):
+        parse(*arguments, **options)
+        raise _Parsed
+
+    monkeypatch.setattr(tyro, "cli", stop_there)
+    with pytest.raises(_Parsed):
+        main(command.split())
+
+
+def test_the_how_to_shows_every_command():
+    named = {command.split()[0] for command in commands()}
+    assert named == set(cli._COMMANDS)
 
 
 @pytest.fixture
