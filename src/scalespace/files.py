@@ -36,7 +36,7 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder and give it its name only when it is whole, in the place of an older one.
 
     Args:
-        path: The final name.
+        path: Name that the folder gets when it is whole.
         write: Writes the contents into the folder it is given.
 
     Raises:

@@ -41,9 +41,9 @@ def read_with_preset(arguments_class: type, words: list[str], command: Callable[
     """Read the arguments of a command that has --preset. The preset gives the defaults of all other options.
 
     Args:
-        arguments_class: As in ``read``.
-        words: As in ``read``.
-        command: As in ``read``.
+        arguments_class: Dataclass of the arguments, as in ``read``.
+        words: Words after the command's name, as in ``read``.
+        command: Function of the command, as in ``read``.
         defaults: Defaults of options that no preset has.
 
     Raises:

@@ -44,7 +44,7 @@ def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> l
     """Checksums of files; "unreadable" for one that cannot be read.
 
     Args:
-        root: The folder.
+        root: Folder with the files.
         names: Paths of the files inside it.
         progress: Whether reading that takes over two seconds shows a bar on stderr.
     """

@@ -61,7 +61,7 @@ class Classes:
 
         Args:
             path: Path of the data, for the message.
-            num_classes: Classes of the network.
+            num_classes: Number of classes of the network.
 
         Raises:
             UserError: If there are none, or more or fewer.

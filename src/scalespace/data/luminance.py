@@ -11,7 +11,7 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     """The luminance of pixels by ITU-R 601-2, rounded as Pillow rounds it. Of a grey pixel it is its grey.
 
     Args:
-        pixels: uint8, shape (..., 3).
+        pixels: RGB values, uint8, shape (..., 3).
 
     Returns:
         uint8, shape (..., 1).

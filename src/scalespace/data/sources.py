@@ -123,7 +123,7 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
         Pixels, uint8 of shape (height, width, 3), and what there is to be told of them: some of ``ENLARGED``, ``ANIMATED``.
 
     Raises:
-        Exception: Of nearly any type, from Pillow, if the file is damaged.
+        Exception: If the file is damaged. Pillow raises nearly any type.
     """
     height, width = image_size
     with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:

@@ -116,7 +116,7 @@ class Unchanged(Degradation):
 
     Args:
         image_size: Height and width of the pictures.
-        timesteps: T.
+        timesteps: Number of timesteps, T.
     """
 
     image_size: Size
@@ -142,7 +142,7 @@ class Levels(Degradation):
     Args:
         sizes: Height and width of every level, highest resolution first.
         change_points: First grid point of every level but the highest, ascending.
-        timesteps: T.
+        timesteps: Number of timesteps, T.
 
     Raises:
         ValueError: If the sizes do not shrink, or sizes and change points do not fit each other or the grid.
@@ -249,7 +249,7 @@ class Blurring(Degradation):
 
     Args:
         image_size: Height and width of the pictures.
-        timesteps: T.
+        timesteps: Number of timesteps, T.
         sigma_blur: Blur at T, standard deviation in pixels.
         smallest_gain: d_min, in (0, 1).
 

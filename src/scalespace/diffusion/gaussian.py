@@ -22,7 +22,7 @@ class Gaussian:
     """N(mean, scale^2 f(M^T M)), independent between pictures and channels.
 
     Args:
-        mean: Shape (..., H, W).
+        mean: Mean, shape (..., H, W).
         operator: M; takes pictures of size (H, W).
         function: f, nonnegative on the eigenvalues of M^T M, applied elementwise to float64 tensors.
         scale: Standard deviation where f is 1; a float, or a tensor that broadcasts against the mean.

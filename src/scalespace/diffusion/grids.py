@@ -29,7 +29,7 @@ def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tupl
     to be kept besides; the number of network calls is the length of the result.
 
     Args:
-        timesteps: T.
+        timesteps: Number of timesteps, T.
         steps: Number of equally spaced points, 2..T.
         keep: Further points, in 1..T.
 
@@ -86,8 +86,8 @@ def divided_grid(process: ScaleSpaceProcess, counts: Grid, first: float = 0.4, t
     Args:
         process: The process, of which the levels are used.
         counts: Number of points in every level, the highest resolution first; at least 1, and at most the points it has.
-        first: As in ``log_snr_grid``.
-        tilt: As in ``log_snr_grid``.
+        first: Length of the first step after a change, as in ``log_snr_grid``.
+        tilt: Exponent of the SNR, as in ``log_snr_grid``.
 
     Returns:
         Strictly descending points, as many as counted.

@@ -102,9 +102,9 @@ def x0_loss(prediction: Tensor, x0_s: Tensor, weight: Tensor) -> Tensor:
     """Weighted squared error of every picture.
 
     Args:
-        prediction: Shape (B, C, H, W).
+        prediction: Predicted clean image at r(s), shape (B, C, H, W).
         x0_s: Clean image at r(s), shape (B, C, H, W).
-        weight: Shape (B,).
+        weight: Weight of every picture, shape (B,).
 
     Returns:
         Shape (B,), in the dtype of the error.

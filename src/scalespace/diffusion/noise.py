@@ -82,7 +82,7 @@ class LinearBeta(NoiseSchedule):
     """Betas from ``beta_start`` to ``beta_end`` in equal steps; alpha_t^2 = prod (1 - beta_i).
 
     Args:
-        timesteps: T.
+        timesteps: Number of timesteps, T.
         beta_start: beta_1, in (0, 1).
         beta_end: beta_T, in (0, 1).
 
@@ -112,7 +112,7 @@ class Cosine(NoiseSchedule):
     """alpha_t^2 = f(t / T) / f(0), f(u) = cos^2(pi/2 (u + offset) / (1 + offset)), with betas capped at ``beta_max``.
 
     Args:
-        timesteps: T.
+        timesteps: Number of timesteps, T.
         offset: Keeps the first betas from vanishing.
         beta_max: Keeps the last one under 1, where the SNR would be zero.
 

@@ -58,7 +58,7 @@ class Prediction(ABC):
             output: F, shape (B, C, H, W) with (H, W) = r(s).
             x_t: State, shape (B, C, h, w) with (h, w) = r(t).
             t: Grid point of x_t, 1..T; or one for each picture, shape (B,), where M has an exact eigenbasis.
-            M: M_{s->t}.
+            M: The operator M_{s->t}.
 
         Returns:
             x0_s, shape (B, C, H, W).

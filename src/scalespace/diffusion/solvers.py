@@ -76,7 +76,7 @@ class Ancestral:
             Shape (B, C, H, W).
 
         Raises:
-            ValueError: As ``ScaleSpaceProcess.posterior``.
+            ValueError: If s >= t, or a shape does not fit r(t) or r(s).
         """
         return self.process.posterior(x_t, x0_s, t, s).draw(noise)
 

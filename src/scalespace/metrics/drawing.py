@@ -39,9 +39,9 @@ class Sampling:
 
     Args:
         num_images: Number of pictures.
-        steps: Sampling steps.
+        steps: Number of sampling steps.
         seed: Seed of the pictures.
-        batch_size: Pictures drawn together.
+        batch_size: Number of pictures drawn together.
         solver: Solver, as ``ScaleSpaceScheduler`` names it. None takes the model's own, here and in the next two.
         eta: Only used with DDIM: from 0, deterministic, to 1, ancestral.
         spacing: Spacing of the steps, the timestep_spacing of ``ScaleSpaceScheduler``.
@@ -63,7 +63,7 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
 
     Args:
         pipeline: A trained model. Its solver is changed.
-        sampling: How to draw.
+        sampling: Settings of the drawing.
         progress: Whether what takes over two seconds shows a progress bar on stderr.
 
     Returns:
@@ -123,7 +123,7 @@ def room_for(count: int, size: tuple[int, int]) -> Tensor:
 
     Args:
         count: Number of pictures.
-        size: Their (height, width).
+        size: Height and width of the pictures.
 
     Returns:
         uint8, shape (count, 3, H, W).

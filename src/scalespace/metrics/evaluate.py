@@ -110,7 +110,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
 
     Args:
         generated: Folder, zip, statistics file or model folder, or synthetic:shapes:N.
-        reference: The same.
+        reference: Path of the reference side, in any of the same forms.
         options: What to measure and how.
         progress: Whether what takes over two seconds shows a bar on stderr.
 

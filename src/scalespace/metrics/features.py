@@ -215,7 +215,7 @@ def extract(extractor: FeatureExtractor, pictures: Tensor, name: str = "pictures
     """Features of many pictures.
 
     Args:
-        extractor: Computes the features.
+        extractor: Function that computes the features.
         pictures: uint8, shape (N, 3, H, W).
         name: Name of the pictures in the progress bar.
         progress: Whether to show a bar on stderr.
@@ -259,7 +259,7 @@ def resized(pictures: Tensor, side: int, rule: ResizeRule) -> Tensor:
     Args:
         pictures: uint8, shape (B, C, H, W).
         side: Side of the square in pixels.
-        rule: legacy or clean.
+        rule: Name of the rule, "legacy" or "clean".
 
     Returns:
         float32, shape (B, C, side, side), in 0..255.

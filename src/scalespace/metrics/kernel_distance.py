@@ -40,7 +40,7 @@ class KID:
         all_pairs: Mean over all pairs of pictures.
         subset_mean: Mean over random subsets of pictures, as the field reports it.
         subset_std: Standard deviation over the subsets.
-        subsets: Number of them.
+        subsets: Number of subsets.
         subset_size: Pictures of each side in a subset.
     """
 

@@ -162,7 +162,7 @@ def projected_histograms(
     Args:
         samples: Shape (P, n), float32, the groups one after another.
         counts: Number of samples in every group.
-        directions: Shape (D, n).
+        directions: Directions to project on, shape (D, n).
         bar: A bar that moves on by D.
 
     Returns:
@@ -205,7 +205,7 @@ def _random_patches(pictures: Tensor, numbers: Tensor, level: int, count: int, g
         numbers: Indices of the pictures to take patches from, shape (n,).
         level: Index of the band, 0 for the finest.
         count: Number of patches of each picture.
-        generator: Draws the places.
+        generator: Source of the random places.
 
     Returns:
         Shape (n count, C, 49), float32, the patches of a picture one after another.

@@ -101,7 +101,7 @@ class _Balls:
     """The pictures of one side with their balls.
 
     Args:
-        features: Shape (N, d).
+        features: Features of the pictures, shape (N, d).
         centre: Shape (d,), float64 on the CPU.
         x: Features less the centre, rounded to their type and on their device.
         reach: Squared distances to the K nearest others, ascending, shape (N, K).
@@ -155,7 +155,7 @@ def _held(distances: Tensor, reach: Tensor, rank: Tensor) -> Iterator[tuple[Tens
     """The pairs of a point and a ball that may hold it.
 
     Args:
-        distances: Squared, shape (P, N).
+        distances: Squared distances, shape (P, N).
         reach: ``_Balls.reach`` of the balls, shape (N, K).
         rank: ``_Balls.rank`` of the balls, shape (N, 1 + R).
 

@@ -111,8 +111,8 @@ def open_sides(
 
     Args:
         generated: Path of a folder, a zip, a statistics file or a model folder, or synthetic:shapes:N.
-        reference: The same.
-        sampling: How to draw from a model.
+        reference: Path of the reference side, in any of the same forms.
+        sampling: Settings of the drawing from a model.
         image_size: (height, width) to compare at; None takes that of the sides.
         cache: Whether what is measured of the reference is kept in the user's cache folder.
         progress: Whether what takes over two seconds shows a progress bar on stderr.
@@ -136,12 +136,12 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
 
     Args:
         path: Path as in ``open_sides``.
-        sampling: How to draw from a model.
+        sampling: Settings of the drawing from a model.
         image_size: (height, width) to bring pictures to; None takes that of the side.
         progress: Whether what takes over two seconds shows a progress bar on stderr.
 
     Raises:
-        UserError: As in ``open_sides``.
+        UserError: If the side cannot be opened.
     """
     found = _find(path)
     return _open(found, sampling, _size_of_both((found, found), image_size), 3, False, progress)

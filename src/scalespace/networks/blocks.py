@@ -78,9 +78,9 @@ class ResidualBlock(nn.Module):
     """Two convolutions with a shortcut. The embedding scales and shifts the features between the convolutions.
 
     Args:
-        in_channels: Channels of the input.
+        in_channels: Number of channels of the input.
         out_channels: Channels of the output. If they differ from the input's, the shortcut is a 1 x 1 convolution.
-        embedding_channels: Features of the embedding.
+        embedding_channels: Number of features of the embedding.
         dropout: Probability of dropping a feature before the last convolution.
     """
 
@@ -160,7 +160,7 @@ class Block(nn.Module):
     Args:
         in_channels: Channels of the input, including those of the skip.
         out_channels: Channels of the output.
-        embedding_channels: Features of the embedding.
+        embedding_channels: Number of features of the embedding.
         dropout: Probability of dropping a feature in the residual block.
         attention_heads: Number of heads. None leaves the attention out.
     """

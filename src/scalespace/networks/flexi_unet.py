@@ -92,8 +92,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
 
     Args:
         sizes: (height, width) of each resolution of the process in pixels, largest first.
-        in_channels: Channels of the state.
-        out_channels: Channels of the prediction.
+        in_channels: Number of channels of the state.
+        out_channels: Number of channels of the prediction.
         base_channels: Number of channels that a multiplier of 1 stands for. It is even.
         channel_multipliers: Width of each network level as a multiple of base_channels, from the full resolution down.
         blocks_per_level: Number of residual blocks in each encoder level. Each decoder level has one more.

@@ -57,7 +57,7 @@ class Applied:
     """An operator that passed, applied in the best precision that it has.
 
     Args:
-        operator: M.
+        operator: The operator M.
         device: Device on which it passed.
         dtype: Float64, or float32 where M takes nothing better; pictures of any dtype go through it and come back.
         eps: Relative rounding of M x.

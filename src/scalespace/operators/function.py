@@ -27,7 +27,7 @@ class FunctionOperator(LinearOperator):
     float32, in which float64 pictures are then applied, to 1e-4 or so.
 
     Args:
-        function: Differentiable by autograd.
+        function: A linear function of pictures, differentiable by autograd.
         source_size: Height and width it takes.
         target_size: Height and width it gives.
     """

@@ -89,7 +89,7 @@ def krylov_function(
         product: v -> A v on (..., H, W), A symmetric positive semi-definite.
         f: Scalar function, finite on A's spectrum; applied elementwise to float64 Ritz values, which lie between A's
             smallest and largest eigenvalue.
-        x: Shape (..., H, W).
+        x: Pictures, shape (..., H, W).
         steps: Dimension of the Krylov space.
         eps: As for ``tridiagonalise``.
 
@@ -138,7 +138,7 @@ def symmetric_function(
         product: v -> A v on float64 pictures (n, 1, H, W), A symmetric positive semi-definite.
         f: Scalar function, finite on A's spectrum; applied elementwise to float64 Ritz values, which lie between A's
             smallest and largest eigenvalue.
-        x: Shape (..., H, W).
+        x: Pictures, shape (..., H, W).
         steps: Largest dimension of the Krylov space.
         aim: Relative error, as estimated, at which the iteration ends.
         tolerance: Largest relative error that is let through when all steps are taken.

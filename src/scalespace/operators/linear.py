@@ -87,7 +87,7 @@ class LinearOperator(ABC):
         Args:
             f: Applied elementwise to a tensor of eigenvalues (float64). Where they are known exactly, its values may have
                 further dimensions in front, which broadcast against those of x: another function for each picture.
-            x: Shape (..., H, W).
+            x: Pictures, shape (..., H, W).
             kernel: What f is to be in the kernel of M; f(0) if left out. With it f is asked outside of the kernel alone, and
                 may jump there.
 

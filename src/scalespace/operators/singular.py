@@ -63,7 +63,7 @@ class SingularBasis:
         left: U, shape (h w, r), float64.
         values: S, shape (r,), float64, falling and above 0.
         right: V, shape (H W, r), float64.
-        in_size: (H, W).
+        in_size: Height and width (H, W) of the pictures that M takes.
     """
 
     left: Tensor = field(repr=False)

@@ -173,7 +173,7 @@ def picture_gflops(model: ModelConfig, sampler: Sampler, counted: Counted | None
     Args:
         model: Process and network.
         sampler: Solver and steps that draw the picture.
-        counted: As in ``average_gflops``.
+        counted: Counts that are known already, as in ``average_gflops``.
 
     Raises:
         UserError: If the parts of the model do not fit each other.

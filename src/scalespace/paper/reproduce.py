@@ -78,7 +78,7 @@ def reproduce(
 
     Args:
         name: Name of the table.
-        options: What the user chose.
+        options: Options that the user chose.
         provenance: Command and commit that the table is to carry. The seed is added if the table depends on it.
         device: Device that pictures are drawn on.
         progress: Whether to show progress bars and messages on stderr.

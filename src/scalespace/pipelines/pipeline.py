@@ -82,7 +82,7 @@ class ScaleSpacePipeline(DiffusionPipeline):
         """Numbers of classes by their names, for ``class_labels``.
 
         Args:
-            label: A name or several.
+            label: Name of a class, or several names.
 
         Raises:
             ValueError: If a class of that name does not exist; it tells the nearest ones.

@@ -85,7 +85,7 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
         pipeline: The model, with its solver chosen.
         numbers: Numbers of the pictures; each depends on the seed and its number alone, up to the rounding of the network.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
-        seed: 0..2^32 - 1.
+        seed: Seed of the pictures, 0..2^32 - 1.
 
     Returns:
         uint8, shape (len(numbers), C, H, W), on the CPU.
@@ -125,8 +125,8 @@ def sample_to_folder(
         folder: Folder to write into; it is made if absent, and refused unless empty.
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
-        seed: 0..2^32 - 1.
-        batch_size: Pictures drawn together.
+        seed: Seed of the pictures, 0..2^32 - 1.
+        batch_size: Number of pictures drawn together.
         class_label: The class of all pictures, its name or its number; where a word is both, it is the name. None with a
             class-conditional model takes the classes in turn.
         trajectory: Whether to write trajectory.png.

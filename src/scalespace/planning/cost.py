@@ -26,8 +26,8 @@ class PathCost:
     """The steps that take one path through the network.
 
     Args:
-        size: r(t).
-        target_size: r(t - 1).
+        size: Height and width r(t) of the state.
+        target_size: Height and width r(t - 1) of the prediction.
         first: First grid point t.
         last: Last grid point t.
         gflops: GFLOPs of one call for one picture; a multiply-add counts as two.
@@ -51,7 +51,7 @@ class Plan:
         paths: Every path, from the clean end to noise.
         average_gflops: Mean GFLOPs of a call for one picture, over all grid points.
         one_level_gflops: GFLOPs of a call of the same network at the full resolution.
-        share: average_gflops / one_level_gflops.
+        share: Share of compute, average_gflops / one_level_gflops.
     """
 
     parameters: int
@@ -96,8 +96,8 @@ class Octave:
     """What one change of resolution takes away, and when.
 
     Args:
-        size: Before the change.
-        next_size: After it.
+        size: Height and width before the change.
+        next_size: Height and width after the change.
         power: Mean square of the DCT coefficients that only ``size`` holds, of pictures in [-1, 1].
         change: First grid point of ``next_size`` by the data.
         mode_snr: SNR times power at that point.

@@ -101,7 +101,7 @@ def signal_modes_outside(spectrum: Tensor, snr: Tensor, sizes: Sequence[Size], c
     """Share of the modes that are signal-dominated at t but that r(t) cannot hold.
 
     Args:
-        spectrum: As in ``signal_modes``, shape (H, W).
+        spectrum: Spectrum of the pictures, as in ``signal_modes``, shape (H, W).
         snr: SNR_t for t = 1..T, shape (T,).
         sizes: Height and width of every level, from (H, W) down.
         changes: First t of every level but the highest.
@@ -127,7 +127,7 @@ def area(sizes: Sequence[Size], changes: Sequence[int], timesteps: int) -> Tenso
     Args:
         sizes: Height and width of every level, highest resolution first.
         changes: First t of every level but the highest.
-        timesteps: T.
+        timesteps: Number of timesteps, T.
 
     Returns:
         Shape (T,), float64, in (0, 1], never growing.

@@ -107,7 +107,7 @@ class TrainingSpeed:
     """How fast a model trains.
 
     Args:
-        machine: Where.
+        machine: The machine that was measured.
         paths: Every path, from the full resolution down.
         steps: Number of steps of a training.
         processes: Number of processes that share a step.
@@ -161,7 +161,7 @@ class SamplingSpeed:
     """How fast a model draws pictures.
 
     Args:
-        machine: Where.
+        machine: The machine that was measured.
         paths: Every path, from noise up.
         calls: Network calls of a picture.
         seconds: Time of one batch through the whole pipeline.
@@ -262,9 +262,9 @@ def measure_sampling(
 
     Args:
         model: The model, sampled by its own solver.
-        batch_size: Pictures drawn together.
+        batch_size: Number of pictures drawn together.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
-        device: Where to draw.
+        device: Device to draw on.
         seconds: Time to measure for, at least three calls of each path and one whole batch.
         progress: Whether to show a bar on stderr.
 
@@ -323,8 +323,8 @@ def training_seconds(plan: Plan, speed: Mapping[tuple[Size, Size], float]) -> fl
     """Time that a planned model trains for one picture, on the average, if its paths reach the GFLOP/s that were measured.
 
     Args:
-        plan: The model.
-        speed: Of ``read_training_speed``. Paths that it does not have are given its mean.
+        plan: Plan of the model.
+        speed: Speed that ``read_training_speed`` gave. Paths that it does not have are given its mean.
     """
     mean = statistics.harmonic_mean(list(speed.values()))
     counts = [path.last - path.first + 1 for path in plan.paths]

@@ -31,7 +31,7 @@ class RunPage:
     Args:
         title: Name of the run.
         state: What the run is doing, as a word: "running", "finished" or "stopped".
-        step: Steps taken.
+        step: Number of steps taken.
         max_steps: Steps of the whole run.
         seconds_left: Time that the remaining steps will take. None where that is not known.
         log: Lines of log.jsonl.
@@ -53,7 +53,7 @@ def write_page(page: RunPage, path: Path) -> None:
     """Write the page as HTML.
 
     Args:
-        page: What it shows.
+        page: Contents of the page.
         path: The file, for example RUN/index.html.
 
     Raises:

@@ -14,7 +14,7 @@ def announcement(config: TrainConfig, data: ImageDataset) -> Iterator[str]:
     """What will be done with which pictures, one sentence a line.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         data: The pictures. Where they are not all in memory, a few are decoded to see what they are like.
     """
     if not data.cached:

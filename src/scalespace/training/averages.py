@@ -89,8 +89,8 @@ class Snapshot(NamedTuple):
     """An average that was kept.
 
     Args:
-        steps: Steps that it averages.
-        gamma: Its exponent.
+        steps: Number of steps that it averages.
+        gamma: Exponent of the average.
     """
 
     steps: int
@@ -103,10 +103,10 @@ def write_averages(
     """Write averages into one file.
 
     Args:
-        path: A safetensors file.
-        names: Of the parameters.
-        averages: Of them, at the same step.
-        dtype: Of the numbers in the file.
+        path: Safetensors file to write.
+        names: Names of the parameters.
+        averages: Averages of the parameters, all at the same step.
+        dtype: Type of the numbers in the file.
     """
     tensors = {
         f"{index}.{name}": value.to(dtype)
@@ -130,7 +130,7 @@ def average_of(files: Sequence[Path], wanted: Snapshot) -> dict[str, Tensor]:
     """Make an average from what ``write_averages`` wrote at several steps.
 
     Args:
-        files: Snapshots of one run.
+        files: Files with snapshots of one run.
         wanted: The average to make; not after the last snapshot.
 
     Returns:

@@ -166,7 +166,7 @@ def build_batches(
     """How many pictures the steps of a run take.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         process: The process to train on.
         times: Draws the groups of its steps.
         processes: Number of processes that share a step.

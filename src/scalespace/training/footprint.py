@@ -30,8 +30,8 @@ def check_footprint(
     """Refuse a run that memory or disk cannot hold.
 
     Args:
-        config: The run.
-        scheduler: Holds its process.
+        config: Configuration of the run.
+        scheduler: Scheduler with the process of the run.
         device: Device that each process computes on.
         processes: Number of processes that share a step.
 

@@ -49,8 +49,8 @@ def batch_sizes(
         rule: See the top of this file.
         batch_size: Pictures a step under "natural".
         probabilities: p_g, how often a step is of each group.
-        gflops: c_g, of a picture.
-        activations: m_g, of a picture, in any unit.
+        gflops: c_g, GFLOPs of a picture in each group.
+        activations: m_g, activations of a picture in each group, in any unit.
         variances: v_g, in any unit; "least-variance" is "natural" where they are not known yet.
         least: Smallest number of pictures that a step may have.
     """
@@ -79,9 +79,9 @@ class LevelBatches:
     Args:
         rule: See the top of this file.
         batch_size: Pictures a step under "natural".
-        probabilities: p_g.
-        gflops: c_g.
-        activations: m_g.
+        probabilities: p_g, probability of each group.
+        gflops: c_g, GFLOPs of a picture in each group.
+        activations: m_g, activations of a picture in each group.
         least: Smallest number of pictures that a step may have: one for every process.
     """
 

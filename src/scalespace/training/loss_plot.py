@@ -18,8 +18,8 @@ def plot_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
     Args:
         records: Lines of log.jsonl.
-        path: Picture to write.
-        title: Above the axes.
+        path: Picture file to write.
+        title: Title above the axes.
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).

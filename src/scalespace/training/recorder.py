@@ -32,9 +32,9 @@ class Recorder:
     """Gathers what steps did, and writes it to the run's log and to the tracker.
 
     Args:
-        run: Has the log.
-        accelerator: Has the tracker.
-        config: The run.
+        run: Run directory, which has the log.
+        accelerator: Accelerator, which has the tracker.
+        config: Configuration of the run.
     """
 
     def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig):

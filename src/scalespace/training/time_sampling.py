@@ -42,8 +42,8 @@ class TimeGroup:
     Args:
         first: First grid point t.
         last: Last grid point t.
-        size: r(t).
-        target_size: r(t - 1).
+        size: Height and width r(t) of the states.
+        target_size: Height and width r(t - 1) of the predictions.
     """
 
     first: int

@@ -78,7 +78,7 @@ class Trainer:
     """Network, optimizer and averaged weights, and the step that changes them.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         accelerator: Device, precision and processes.
         scheduler: Holds the process to train on.
         network: The network with its initial weights.

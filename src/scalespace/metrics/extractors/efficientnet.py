@@ -52,7 +52,7 @@ class EfficientNetFeatures:
 
     Args:
         resize: How pictures become ``SIDE`` pixels wide.
-        device: Where to run.
+        device: Device that the network runs on.
 
     Raises:
         UserError: If the extra is not installed, or the weights are not those that were published.
