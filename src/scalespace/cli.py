@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from scalespace import __version__
-from scalespace.errors import UserError
+from scalespace.errors import UserError, printable
 
 __all__ = ["main"]
 
@@ -27,6 +29,9 @@ _COMMANDS = {
 
 _TRACEBACK = "SCALESPACE_TRACEBACK"
 """Environment variable; where it is set, errors that should not happen are shown whole."""
+
+_LONGEST = 2000
+"""Letters of an error that are printed; words of the command line and of files may be longer than anybody reads."""
 
 _LINES = "\n".join(f"  {name:10} {line}" for name, line in _COMMANDS.items())
 _USAGE = f"""\
@@ -48,6 +53,9 @@ scalespace COMMAND --help tells all options of a command."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Errors that the user can mend are one sentence on stderr, with exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names that are no text here, or have letters that this terminal's encoding lacks, are printed as codes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not words or words[0] in ("-h", "--help"):
             print(_USAGE)
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             import_module(f"scalespace.commands.{words[0]}").run(words[1:])
         # Here and not when Python ends, where nobody could answer for a reader that has left.
-        sys.stdout.flush()
+        print(end="", flush=True)
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
@@ -66,12 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.strerror is None:
+        if error.strerror is None or error.errno == errno.ENOMEM:
             _unexpected(error)
         place = "" if error.filename is None else f" ({error.filename})"
         _fail(f"{error.strerror}{place}; check the path, that you may write there, and the free space")
     except KeyboardInterrupt:
-        advice = "; the same command goes on from the last checkpoint" if words[0] in ("train", "reproduce") else ""
+        advice = (
+            "; the same command goes on from the last checkpoint" if words[:1] in (["train"], ["reproduce"]) else ""
+        )
         print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -97,7 +107,10 @@ def _unexpected(error: Exception) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"scalespace: error: {message}", file=sys.stderr)
+    text = printable(message)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    print(f"scalespace: error: {text}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -1,10 +1,10 @@
-"""Errors that are written for the user and not for the programmer, and what they may quote of other errors."""
+"""Errors for the user and not for the programmer: what they may quote of other errors, and of names."""
 
 from __future__ import annotations
 
 import sys
 
-__all__ = ["UserError", "cause"]
+__all__ = ["UserError", "cause", "printable"]
 
 _FACTUAL = frozenset({"scalespace", "PIL", "safetensors", "safetensors_rust"}) | sys.stdlib_module_names
 
@@ -33,3 +33,11 @@ def cause(error: BaseException) -> str:
     origins = {name.partition(".")[0] for name in (raised_in, type(error).__module__) if name}
     text = " ".join(str(error).split())
     return text if text and origins <= _FACTUAL else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text that can be printed and drawn anywhere: what is no letter, sign or plain space in it is written as its code.
+
+    Names of files may hold line ends, what moves a terminal, and bytes that are no text, which Python keeps as surrogates.
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

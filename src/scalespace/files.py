@@ -12,15 +12,30 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from safetensors import SafetensorError
 
 from scalespace.errors import UserError, cause
 from scalespace.memory import memory_ran_out
 
-__all__ = ["PARTIAL", "REMEDY", "check_writable", "why", "write_directory", "write_file"]
+__all__ = [
+    "PARTIAL",
+    "REMEDY",
+    "Output",
+    "OutputFile",
+    "OutputFolder",
+    "OutputPath",
+    "check_absent",
+    "check_folder",
+    "check_writable",
+    "why",
+    "write_directory",
+    "write_file",
+]
 
 REMEDY = "free space or choose another place"
 """What a user can do where writing fails."""
@@ -112,16 +127,52 @@ def check_writable(path: Path) -> None:
         UserError: If something else than a file has that name, if it is write-protected, if its folder can neither be written
             to nor made, or if the system refuses the name.
     """
-    place = Path(os.path.realpath(path))
-    try:
+    with _writing(path) as place:
         _check_replaceable(path, place)
-        folder = next(parent for parent in place.parents if parent.exists())
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+        _check_room(place.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that can neither be written to nor made. Nothing is made.
+
+    Raises:
+        UserError: If something else than a folder has that name, or nothing can be written to or made there.
+    """
+    with _writing(path) as place:
+        if place.exists() and not place.is_dir():
+            raise UserError(f"cannot write {path}, which is no folder; rename it or choose another place")
+        _check_room(place)
+
+
+def check_absent(path: Path) -> None:
+    """Refuse the name of a new file or folder that is there already, or that cannot be made. Nothing is made.
+
+    Raises:
+        UserError: If so.
+    """
+    with _writing(path) as place:
+        if os.path.lexists(path):
+            raise UserError(f"{path} is there already; give another name, or remove it first")
+        _check_room(place.parent)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Mark of an option that names what a command writes, which is checked before the work is begun whose result it holds.
+
+    Args:
+        check: Raises a ``UserError`` if a name cannot be written.
+    """
+
+    check: Callable[[Path], None]
+
+
+OutputFile = Annotated[str, Output(check_writable)]
+"""Type of an option that names a file, in the place of an older one."""
+OutputFolder = Annotated[str, Output(check_folder)]
+"""Type of an option that names a folder, new or old."""
+OutputPath = Annotated[str, Output(check_absent)]
+"""Type of an option that names a new file or folder."""
 
 
 def why(error: BaseException, path: Path) -> str:
@@ -132,6 +183,23 @@ def why(error: BaseException, path: Path) -> str:
     if not isinstance(error, OSError) and path.parent.exists() and shutil.disk_usage(path.parent).free < _FULL:
         return "the disk is full"
     return cause(error)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    try:
+        yield Path(os.path.realpath(path))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
+
+
+def _check_room(place: Path) -> None:
+    """Refuse to write into a folder, or into what it would be made in, if that is no folder or may not be written to."""
+    folder = next(path for path in (place, *place.parents) if path.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _check_replaceable(path: Path, place: Path) -> None:

@@ -18,10 +18,15 @@ from typing import Any
 from scalespace.errors import UserError, cause
 from scalespace.memory import memory_ran_out
 
-__all__ = ["check_readable", "parse_json", "read_json", "reading", "unreadable"]
+__all__ = ["check_readable", "parse_json", "path_of", "read_json", "reading", "unreadable"]
 
 _LARGEST_JSON, _DEEPEST_JSON = 64 << 20, 100  # bytes; objects and lists inside each other
 _TOO_DEEP = "nested too deeply"
+
+
+def path_of(name: str) -> Path:
+    """The path that a user names, where ~ is the home folder. ``Path.expanduser`` raises where there is no such user."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 @contextmanager

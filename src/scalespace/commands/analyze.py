@@ -10,10 +10,21 @@ from typing import Annotated
 
 import tyro
 
-from scalespace.commands.parsing import Preset, drawing, part, read_with_preset, tell
+from scalespace.commands.parsing import Preset, part, read_with_preset, say, tell
+from scalespace.files import Output, check_writable
+from scalespace.reports.figure import check_figure
 from scalespace.training.configuration import ModelConfig
 
 __all__ = ["Arguments", "run"]
+
+
+def _check_output(folder: Path) -> None:
+    from scalespace.planning.information_plot import analysis_files
+
+    *figures, data = analysis_files(folder)
+    for path in figures:
+        check_figure(path)
+    check_writable(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +34,7 @@ class Arguments(ModelConfig):
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Folder of images, zip of images, or synthetic:shapes."""
     preset: Preset = "tiny"
-    output: str | None = None
+    output: Annotated[str, Output(_check_output)] | None = None
     """Folder for information.png, information.svg and information.json. None writes no files."""
     json: bool = False
     """Print JSON instead of text."""
@@ -43,11 +54,10 @@ def run(words: list[str]) -> None:
     model = part(ModelConfig, given)
     analysis = analyze_pictures(model, given.data, not given.quiet, lambda lines: tell(lines, given.json))
     source = provenance(f"scalespace analyze {shlex.join(words)}")
-    print(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
+    say(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
     if given.output is not None:
-        with drawing("--output"):
-            from scalespace.planning.information_plot import write_analysis
+        from scalespace.planning.information_plot import write_analysis
 
-            figure, *_ = write_analysis(analysis, Path(given.output), source)
+        figure, *_ = write_analysis(analysis, Path(given.output), source)
         if not given.json:
-            print(f"\nfigure              {figure}")
+            say(f"\nfigure              {figure}")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from scalespace.commands.parsing import Preset, device_named, part, read_with_preset
+from scalespace.commands.parsing import Preset, device_named, part, read_with_preset, say
 from scalespace.errors import UserError
 from scalespace.training.configuration import ModelConfig, TrainConfig
 
@@ -87,4 +87,4 @@ def run(words: list[str]) -> None:
         device = device_named(given.device)
         speed = measure_sampling(model, given.batch_size, given.steps, device, given.seconds, not given.quiet)
     source = provenance(f"scalespace bench {shlex.join(words)}", 0)
-    print(json.dumps(speed.as_dict() | {"source": source.as_dict()}, indent=2) if given.json else speed.as_text())
+    say(json.dumps(speed.as_dict() | {"source": source.as_dict()}, indent=2) if given.json else speed.as_text())

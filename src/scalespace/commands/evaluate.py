@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, fields, read
+from scalespace.commands.parsing import device_named, fields, read, say
+from scalespace.files import OutputFile
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
@@ -59,7 +60,7 @@ class Arguments:
     """Number of pictures drawn together."""
     seed: int = 0
     """Seed of the drawn pictures and of everything else that is random."""
-    save_statistics: str | None = None
+    save_statistics: OutputFile | None = None
     """File (.npz) for the statistics of the reference, which can be given in its place the next time."""
     save_features: bool = False
     """Only with --save-statistics: keep the features of all pictures too, which kid and prdc need."""
@@ -95,8 +96,8 @@ def run(words: list[str]) -> None:
         return
     source = provenance(f"scalespace evaluate {shlex.join(words)}", given.seed)
     # First what was found, so that it is not lost where the file cannot be written.
-    print(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text(), flush=True)
+    say(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text())
     if found.statistics is not None:
         write_statistics(Path(given.save_statistics), found.statistics)
         if not given.json:
-            print(f"statistics of the reference are in {given.save_statistics}")
+            say(f"statistics of the reference are in {given.save_statistics}")

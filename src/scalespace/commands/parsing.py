@@ -1,21 +1,34 @@
-"""What the commands share: reading options, presets as defaults, the device, and the error if matplotlib is missing."""
+"""What the commands share: reading options, presets as defaults, printing, the device, and the error if matplotlib is missing.
+
+What is read is checked here for all commands: values that no option can mean, and outputs that cannot be written.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from itertools import pairwise
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
-from scalespace.errors import UserError
-from scalespace.training.configuration import ModelConfig, preset
+from scalespace.errors import UserError, printable
+from scalespace.files import Output
+from scalespace.training.configuration import ModelConfig, check_values, preset
 
-__all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "tell"]
+__all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "say", "tell"]
+
+_COMPLETIONS, _SHELLS = ("--tyro-print-completion", "--tyro-write-completion"), ("bash", "zsh", "tcsh", "fish")
+"""Options of the parser itself, before all others, which does not check the name of the shell after them."""
+_FRAME = re.compile(r"\x1b\[[0-9;]*m|^[│ ] | *│?$")
+_RULE = re.compile(r"(?m)^[╰ ]?[─-]{3,}.*$")
+"""What the parser draws around its words, and between them."""
 
 Preset = Annotated[str, tyro.conf.arg(help="Model to start from. All other options override its values.")]
 """The option --preset."""
@@ -29,12 +42,26 @@ def read(arguments_class: type, words: list[str], command: Callable[..., None], 
         words: The words after the command's name.
         command: The function of the command. Its module has the command's name.
         default: Instance that holds the defaults. None takes the defaults of the class.
+
+    Raises:
+        UserError: If the words cannot be understood, a value is none that an option can mean, or an output cannot be written.
     """
     extra = {} if default is None else {"default": default}
-    name = command.__module__.rpartition(".")[2]
-    return tyro.cli(
-        arguments_class, prog=f"scalespace {name}", description=inspect.getdoc(command), args=words, **extra
-    )
+    program = f"scalespace {command.__module__.rpartition('.')[2]}"
+    if words and words[0] in _COMPLETIONS and words[1:] and words[1] not in _SHELLS:
+        raise UserError(f'there is no completion for "{words[1]}"; name one of {", ".join(_SHELLS)}')
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            given = tyro.cli(arguments_class, prog=program, description=inspect.getdoc(command), args=words, **extra)
+    except SystemExit as stop:
+        # After --help.
+        if not told.getvalue():
+            raise
+        raise UserError(f"{_sentence(told.getvalue())} ({program} --help tells all options)") from stop
+    check_values(given)
+    _check_words(given)
+    return given
 
 
 def read_with_preset(arguments_class: type, words: list[str], command: Callable[..., None], **defaults: Any) -> Any:
@@ -66,9 +93,19 @@ def part(kind: type, source: Any) -> Any:
     return kind(**fields(kind, source))
 
 
+def say(text: str, error: bool = False) -> None:
+    """Print text for people. What would move their terminal, such as in names of files, is printed as its code.
+
+    Args:
+        text: One or more lines.
+        error: Whether to print on stderr.
+    """
+    print(*map(printable, text.split("\n")), sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
+
+
 def tell(lines: Sequence[str], json: bool) -> None:
     """Print lines about the pictures, with an empty one after them: on stderr where the output is JSON."""
-    print(*lines, "", sep="\n", file=sys.stderr if json else sys.stdout)
+    say("\n".join((*lines, "")), error=json)
 
 
 def device_named(name: str) -> Any:
@@ -105,3 +142,44 @@ def drawing(option: str) -> Iterator[None]:
         raise UserError(
             f"matplotlib is not installed; run pip install scale-space-diffusion[plot], or leave {option} out"
         ) from error
+
+
+def _check_words(given: Any) -> None:
+    """Refuse empty words, which a shell makes of a variable that is not set, and names of outputs that cannot be written."""
+    for name, hint in get_type_hints(type(given), include_extras=True).items():
+        value = getattr(given, name)
+        if value == "":
+            raise UserError(f"{name} is empty; give a value, or leave it out if it is optional")
+        if isinstance(value, str):
+            for mark in _marks(hint):
+                with drawing(f"--{name.replace('_', '-')}"):
+                    mark.check(Path(value))
+
+
+def _marks(hint: Any) -> Iterator[Output]:
+    # An optional output is a union of None and a type with its mark inside.
+    yield from (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Output))
+    for inner in get_args(hint):
+        yield from _marks(inner)
+
+
+def _sentence(box: str) -> str:
+    r"""What the parser has to say, which it draws as a box with a title and sections, as one sentence.
+
+    >>> _sentence("╭─ Error ──╮\n│ This is  │\n│ wrong.   │\n│ ──────── │\n│ See here │\n╰──────────╯")
+    'This is wrong'
+    """
+    inside = "\n".join(_FRAME.sub("", line) for line in box.splitlines()[1:])
+    first = next(section for section in _RULE.split(inside) if section.strip())
+    if "Missing from" in first:
+        missing = re.findall(r"(?m)^ {4}(\S+)", first)
+        return f"{' and '.join(missing)} must be given"
+    said = " ".join(first.strip().split("\n\n")[0].split())
+    if wrong := re.fullmatch(r"Error parsing (\S+): (.*?)\.?", said):
+        option, why = wrong.groups()
+        takes = re.search(rf"Argument helptext:\s+{re.escape(option)} (.*)", inside)
+        return f"{option} cannot be read ({why}){f'; it takes {takes[1]}' if takes else ''}"
+    meant = re.search(r"Perhaps you meant:\s+(\S+)", inside)
+    return said.removesuffix(".").replace(". Expected", "; expected") + (
+        f"; perhaps you meant {meant[1]}" if meant else ""
+    )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scalespace import __version__
-from scalespace.commands.parsing import Preset, drawing, part, read_with_preset, tell
+from scalespace.commands.parsing import Preset, part, read_with_preset, say, tell
 from scalespace.errors import UserError
+from scalespace.reports.figure import FigureFile
 from scalespace.training.configuration import ModelConfig
 
 __all__ = ["Arguments", "run"]
@@ -26,7 +27,7 @@ class Arguments(ModelConfig):
     """Folder of images, zip of images, or synthetic:shapes, whose spectrum gives the resolutions."""
     tolerance: float | None = None
     """Only with --data: takes the place of --process.tolerance."""
-    plot: str | None = None
+    plot: FigureFile | None = None
     """Only with --data: file for a figure of the spectrum and of both resolution schedules (.png, .svg or .pdf)."""
     speed: str | None = None
     """What scalespace bench train --json printed: also tell how long a training takes at that speed."""
@@ -66,7 +67,7 @@ def run(words: list[str]) -> None:
         each = training_seconds(plan if isinstance(plan, Plan) else plan.plan, speed)
         found |= {"training_seconds_per_picture": each}
         text += f"\ntraining            a million pictures take {readable_seconds(1e6 * each)} at the speed in {given.speed}"
-    print(json.dumps(found, indent=2) if given.json else text)
+    say(json.dumps(found, indent=2) if given.json else text)
 
 
 def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:
@@ -90,9 +91,5 @@ def _plan_from_data(given: Arguments, model: ModelConfig, command: str) -> Any:
     if given.plot is not None:
         from scalespace.planning.spectrum_plot import plot_spectrum
 
-        with drawing("--plot"):
-            try:
-                plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
-            except ValueError as error:
-                raise UserError(f"--plot {given.plot} cannot be drawn; name it .png, .pdf or .svg") from error
+        plot_spectrum(plan, Path(given.plot), f"Resolutions read off {Path(path).name}", command)
     return plan

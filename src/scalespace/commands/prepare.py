@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from scalespace.commands.parsing import read
+from scalespace.commands.parsing import read, say
 from scalespace.errors import UserError
+from scalespace.files import OutputPath
 
 __all__ = ["Arguments", "run"]
 
@@ -23,9 +24,9 @@ class Arguments:
     """Folder or zip of pictures, or synthetic:shapes."""
     size: tuple[int, int]
     """Height and width of the new pictures in pixels."""
-    output: str
+    output: OutputPath
     """Path of the new set: a zip if the name ends in .zip, otherwise a folder."""
-    held_out: str | None = None
+    held_out: OutputPath | None = None
     """Path of a second zip or folder, for randomly chosen pictures that are held out of the first."""
     held_out_share: float | None = None
     """With --held-out: fraction of the pictures that is held out; None takes 0.1."""
@@ -58,4 +59,4 @@ def run(words: list[str]) -> None:
         raise UserError("--held-out-share says how many pictures --held-out takes; give that too")
     prepared = prepare(given.data, given.size, given.output, held_out, not given.quiet)
     source = provenance(f"scalespace prepare {shlex.join(words)}", given.seed if held_out else None)
-    print(json.dumps(prepared.as_dict() | {"source": source.as_dict()}) if given.json else prepared.as_text())
+    say(json.dumps(prepared.as_dict() | {"source": source.as_dict()}) if given.json else prepared.as_text())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from scalespace.commands.parsing import device_named, read
+from scalespace.commands.parsing import device_named, read, say
 from scalespace.paper.scale import Reproduction
 
 __all__ = ["Arguments", "run"]
@@ -41,4 +41,4 @@ def run(words: list[str]) -> None:
 
     source = provenance(f"scalespace reproduce {shlex.join(words)}")
     table = reproduce(given.table, given, source, device=device_named(given.device), progress=not given.quiet)
-    print(table.as_json() if given.json else table.as_markdown())
+    say(table.as_json() if given.json else table.as_markdown())

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, read
+from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.errors import UserError, cause
+from scalespace.files import OutputFolder
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
@@ -24,7 +25,7 @@ class Arguments:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Model folder that training has written (RUN/model)."""
-    output: str
+    output: OutputFolder
     """New folder for the pictures."""
     num_images: int = 16
     """Number of pictures."""
@@ -93,16 +94,14 @@ def run(words: list[str]) -> None:
         upsample=upsample,
     )
     if given.json:
-        print(json.dumps(dataclasses.asdict(files), default=str))
+        say(json.dumps(dataclasses.asdict(files), default=str))
         return
-    print(f"pictures   {len(files.pictures)} in {given.output}, {files.network_calls} network calls each")
+    say(f"pictures   {len(files.pictures)} in {given.output}, {files.network_calls} network calls each")
     if pipeline.unet.config.num_classes is not None:
-        print(
-            f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}"
-        )
-    print(f"grid       {files.grid}")
+        say(f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}")
+    say(f"grid       {files.grid}")
     if files.trajectory is not None:
-        print(f"trajectory {files.trajectory}")
+        say(f"trajectory {files.trajectory}")
 
 
 def _classes(pipeline: Any, files: Any, asked: str | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from scalespace.commands.parsing import Preset, part, read_with_preset
+from scalespace.commands.parsing import Preset, part, read_with_preset, say
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["Arguments", "run"]
@@ -35,14 +35,14 @@ def run(words: list[str]) -> None:
     config = part(TrainConfig, given)
     from scalespace.training.loop import train
 
-    trained = train(config, progress=not given.quiet)
-    print(f"model      {trained.model_path}")
-    print(f"log        {trained.log_path}")
+    trained = train(config, progress=not given.quiet, say=say)
+    say(f"model      {trained.model_path}")
+    say(f"log        {trained.log_path}")
     try:
         from scalespace.training.loss_plot import plot_losses
 
         plot_losses(trained.read_log(), trained.path / "loss.png", f"{Path(config.data).name}, seed {config.seed}")
     except ImportError:
-        print("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
+        say("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
     else:
-        print(f"loss curve {trained.path / 'loss.png'}")
+        say(f"loss curve {trained.path / 'loss.png'}")

@@ -24,7 +24,8 @@ from torch import Tensor
 from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.preparation import Preparation, good_pictures
 from scalespace.errors import UserError
-from scalespace.files import write_directory, write_file
+from scalespace.files import check_absent, write_directory, write_file
+from scalespace.reading import path_of
 
 __all__ = ["HeldOut", "PreparedSet", "prepare", "split", "write_pictures"]
 
@@ -129,7 +130,7 @@ def prepare(
         raise UserError(
             f"--size {height} {width} is more than the {Image.MAX_IMAGE_PIXELS:,} pixels that a picture may have"
         )
-    outputs = [Path(name).expanduser() for name in (output, *([held_out.output] if held_out else []))]
+    outputs = [path_of(name) for name in (output, *([held_out.output] if held_out else []))]
     _check_outputs(path, outputs)
     data = open_images(path, image_size, cache_bytes=0, progress=progress)
     parts = [tuple(range(len(data)))]
@@ -156,10 +157,9 @@ def prepare(
 def _check_outputs(path: str, outputs: Sequence[Path]) -> None:
     if len({output.resolve() for output in outputs}) < len(outputs):
         raise UserError(f"--output and --held-out are both {outputs[0]}; give two names")
-    source = Path(path).expanduser().resolve()
+    source = path_of(path).resolve()
     for output in outputs:
-        if output.exists() or output.is_symlink():
-            raise UserError(f"{output} is there already; give another name, or remove it first")
+        check_absent(output)
         if source.is_dir() and output.resolve().is_relative_to(source):
             raise UserError(f"{output} lies in {path}, whose pictures are read; give a place outside of it")
 

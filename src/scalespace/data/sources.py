@@ -22,7 +22,7 @@ from scalespace.data.checksums import checksum, file_checksums
 from scalespace.data.left_out import EXTENSIONS, LeftOut, is_hidden, kind_of
 from scalespace.data.shapes import SHAPES_VERSION, shapes
 from scalespace.errors import UserError, cause
-from scalespace.reading import check_readable
+from scalespace.reading import check_readable, path_of
 
 __all__ = ["ANIMATED", "DECODING_RULE", "ENLARGED", "Source", "decode_image", "open_source", "reason"]
 
@@ -81,7 +81,7 @@ def open_source(path: str) -> Source:
     """
     if path.startswith("synthetic:"):
         return _open_synthetic(path)
-    place = Path(os.path.expanduser(path))  # noqa: PTH111  # A path raises where there is no such user.
+    place = path_of(path)
     try:
         if not path:
             raise FileNotFoundError

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, read_statistics
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
+from scalespace.reading import path_of
 
 __all__ = ["Held", "Side", "open_side", "open_sides"]
 
@@ -168,7 +169,7 @@ class _Found:
 
 
 def _find(path: str) -> _Found:
-    place = Path(path).expanduser()
+    place = path_of(path)
     if place.suffix == ".npz" and place.is_file():
         statistics = read_statistics(place)
         made = statistics.preparation

@@ -33,7 +33,7 @@ from tqdm import tqdm
 import scalespace
 from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.prepared_sets import write_pictures
-from scalespace.errors import UserError, cause
+from scalespace.errors import UserError, cause, printable
 from scalespace.files import write_file
 from scalespace.metrics.features import FeatureExtractor, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
@@ -304,7 +304,7 @@ class Experiments:
 
     def _say(self, line: str) -> None:
         if self._progress:
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(printable(line), file=sys.stderr)
 
 
 def training_hours(log: Iterable[dict[str, Any]], batch_size: int) -> float:

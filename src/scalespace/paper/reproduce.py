@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, printable
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
 from scalespace.metrics.extractors.efficientnet import EFFICIENTNET, EfficientNetFeatures
 from scalespace.metrics.features import BuiltInFeatures, FeatureExtractor, InceptionFeatures
@@ -192,4 +192,4 @@ def _experiments(
 
 def _say(request: Request, line: str) -> None:
     if request.progress:
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(printable(line), file=sys.stderr)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from scalespace.files import OutputFolder
 from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig, preset
 
 __all__ = ["PAPER", "TINY", "Arm", "Reproduction", "Sampler", "Scale", "Schedule"]
@@ -45,7 +46,7 @@ class Reproduction:
     """Only with --scale paper: throughput of the machine in TFLOP/s, which the estimate of the hours is based on."""
     yes: bool = False
     """Only with --scale paper: start the work. Without it the cost is printed and nothing starts."""
-    output: str | None = None
+    output: OutputFolder | None = None
     """Folder for TABLE.md, TABLE.json, figures and models. None is runs/reproduce for tables that train models."""
 
 

@@ -14,10 +14,15 @@ from scalespace.reports.figure import BASELINE, OURS, new_figure, save_figure
 from scalespace.reports.provenance import Provenance
 from scalespace.reports.table import write_text
 
-__all__ = ["plot_information", "write_analysis"]
+__all__ = ["analysis_files", "plot_information", "write_analysis"]
 
 _OTHERS = "0.75"
 _LEAST_SIDE = 0.5  # pixels that are still drawn
+
+
+def analysis_files(folder: Path) -> tuple[Path, Path, Path]:
+    """The files of an analysis: two figures, and a JSON file."""
+    return folder / "information.png", folder / "information.svg", folder / "information.json"
 
 
 def write_analysis(analysis: Analysis, folder: Path, provenance: Provenance) -> tuple[Path, ...]:
@@ -36,7 +41,7 @@ def write_analysis(analysis: Analysis, folder: Path, provenance: Provenance) -> 
         UserError: If they cannot be written.
     """
     title = f"Information in {analysis.data} over the noise"
-    paths = tuple(folder / f"information.{ending}" for ending in ("png", "svg", "json"))
+    paths = analysis_files(folder)
     for path in paths[:2]:
         plot_information(analysis, path, title, provenance.caption())
     write_text(paths[2], json.dumps(analysis.as_dict(provenance)))
@@ -54,8 +59,7 @@ def plot_information(analysis: Analysis, path: Path, title: str, caption: str) -
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
-        ValueError: If the ending of the path is no format of a picture.
-        UserError: If the picture cannot be written.
+        UserError: If the ending of the path is no format of a picture, or the picture cannot be written.
     """
     figure = new_figure(14, 5)
     left, middle, right = figure.subplots(1, 3)

@@ -32,8 +32,7 @@ def plot_spectrum(plan: PlanFromData, path: Path, title: str, caption: str) -> N
 
     Raises:
         ImportError: If matplotlib is not installed (extra ``plot``).
-        ValueError: If the ending of the path is no format of a picture.
-        UserError: If the picture cannot be written.
+        UserError: If the ending of the path is no format of a picture, or the picture cannot be written.
     """
     figure = new_figure(9, 4.6)
     left, right = figure.subplots(1, 2)

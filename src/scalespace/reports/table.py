@@ -138,7 +138,8 @@ def write_text(path: Path, text: str) -> None:
     """
 
     def write(file: Path) -> None:
-        file.write_text(f"{text}\n", encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        file.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
     write_file(path, write)
 
