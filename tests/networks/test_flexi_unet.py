@@ -1,4 +1,5 @@
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalespace.networks.blocks import Block, ResidualBlock, time_embedding
+from scalespace.networks.blocks import Block, ResidualBlock, group_norm, time_embedding
 from scalespace.networks.flexi_unet import FlexiUNet, network_levels
 
 OCTAVES = ((32, 32), (16, 16), (8, 8), (4, 4))
@@ -482,3 +483,38 @@ def test_other_channels_than_its_own_are_refused():
     assert network(torch.zeros(1, 2, 8, 8), 0).sample.shape == (1, 5, 8, 8)
     with pytest.raises(ValueError, match="sample has 3 channels, and the network takes 2"):
         network(torch.zeros(1, 3, 8, 8), 0)
+
+
+def test_narrow_levels_keep_the_brightness_of_the_picture():
+    """Groups of one channel would give every picture the same mean in every channel before the head."""
+
+    @torch.no_grad()
+    def brightness_kept(network: Any) -> float:
+        features = torch.randn(64, 32, 8, 8) + torch.randn(64, 32, 1, 1)
+        means = network.head[0](features).mean(dim=(2, 3))
+        return float(means.std(dim=0).mean())
+
+    torch.manual_seed(0)
+    assert brightness_kept(small(base_channels=32, min_channels_per_group=1)) < 1e-6
+    assert brightness_kept(small(base_channels=32)) > 0.5
+    groups = {
+        name: module for name, module in small(base_channels=32).named_modules() if isinstance(module, nn.GroupNorm)
+    }
+    assert all(norm.num_channels // norm.num_groups >= 4 for norm in groups.values())
+
+
+@pytest.mark.parametrize("channels", [128, 256, 384, 640])
+def test_wide_levels_have_the_32_groups_of_adm(channels):
+    assert group_norm(channels, 4).num_groups == group_norm(channels, 1).num_groups == 32
+
+
+def test_networks_saved_before_the_choice_keep_their_groups(tmp_path):
+    network = small(base_channels=32, min_channels_per_group=1)
+    network.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["min_channels_per_group"]
+    file.write_text(json.dumps(config))
+    loaded = FlexiUNet.from_pretrained(tmp_path)
+    assert loaded.config["min_channels_per_group"] == 1
+    assert loaded.head[0].num_groups == 32

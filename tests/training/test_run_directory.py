@@ -9,6 +9,7 @@ from tests.small_models import small_config
 from scalespace.errors import UserError
 from scalespace.files import write_directory, write_file
 from scalespace.training.configuration import ProcessConfig
+from scalespace.training.loop import train
 from scalespace.training.run_directory import DataIdentity, RunDirectory
 
 DATA = DataIdentity("contents:data", 16, ("cat", "dog"), "former")
@@ -270,3 +271,14 @@ def test_a_log_that_cannot_be_written_is_one_sentence(run):
     run.log_path.mkdir()
     with pytest.raises(UserError, match=r"cannot write .*log.jsonl \(Is a directory\); free space"):
         run.append_log({"step": 1})
+
+
+def test_a_run_from_before_narrow_networks_had_fewer_groups_goes_on_only_as_it_was(tmp_path):
+    train(small_config(tmp_path, network={"min_channels_per_group": 1}, max_steps=3))
+    file = tmp_path / "run.json"
+    run = json.loads(file.read_text())
+    del run["network"]["min_channels_per_group"]
+    file.write_text(json.dumps(run))
+    with pytest.raises(UserError, match=r"network\.min_channels_per_group is 1 there and 4 here"):
+        train(small_config(tmp_path))
+    train(small_config(tmp_path, network={"min_channels_per_group": 1}))

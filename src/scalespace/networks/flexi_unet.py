@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -107,6 +108,8 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         paths: "flexi" runs only the layers that an input needs. "full" runs every level at the full resolution.
         condition_size: (height, width) of small pictures to condition on. They are enlarged and joined to the state, as in the
             second model of a cascade (Ho et al. 2021, https://arxiv.org/abs/2106.15282). None makes a network without them.
+        min_channels_per_group: Least channels that are normalised together. With 1, levels of up to 32 channels normalise each
+            by itself, as in ADM and in networks that were saved without this option.
 
     Raises:
         ValueError: If the sizes do not decrease or need more levels than there are multipliers, if a number is below 1 or
@@ -132,6 +135,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         released_quirks: bool = False,
         paths: str = "flexi",
         condition_size: Sequence[int] | None = None,
+        min_channels_per_group: int = 4,
     ) -> None:
         super().__init__()
         self.sizes = _checked_sizes(sizes)
@@ -164,6 +168,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             # Encoder and decoder have 2 n + 1 blocks a level.
             "blocks_per_level": (blocks_per_level, (_MOST_BLOCKS // depth - 1) // 2),
             "attention_heads": (attention_heads, _MOST_CHANNELS),
+            "min_channels_per_group": (min_channels_per_group, _MOST_CHANNELS),
             "num_classes": (1 if num_classes is None else num_classes, _MOST_CLASSES),
         }
         for name, (count, most) in counts.items():
@@ -201,7 +206,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
             )
 
         def block(inside: int, outside: int, block_heads: int | None) -> Block:
-            return Block(inside, outside, embedding_channels, dropout, block_heads)
+            return Block(inside, outside, embedding_channels, dropout, block_heads, min_channels_per_group)
 
         # Level k is entered at the width of the level above it, from which its first block goes on to its own.
         entrances = [widths[0], *widths[:-1]]
@@ -228,7 +233,14 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         self.adapters_out = nn.ModuleList(adapter(width, widths[0]) for width in widths)
         head = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         start_at_zero(head)
-        self.head = nn.Sequential(group_norm(widths[0]), nn.SiLU(), head)
+        self.head = nn.Sequential(group_norm(widths[0], min_channels_per_group), nn.SiLU(), head)
+
+    @classmethod
+    def from_config(cls, config: Any = None, *others: Any, **options: Any) -> Any:
+        # Networks saved before there was a choice have the groups of then.
+        if isinstance(config, dict) and "_class_name" in config and "min_channels_per_group" not in config:
+            config = {**config, "min_channels_per_group": 1}
+        return super().from_config(config, *others, **options)
 
     def forward(
         self,

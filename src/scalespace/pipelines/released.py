@@ -145,6 +145,7 @@ def released_network(
         dropout=dropout,
         num_classes=state["label_emb.weight"].shape[0] if "label_emb.weight" in state else None,
         released_quirks=True,
+        min_channels_per_group=1,
     )
     network.load_state_dict(import_released_state(state, network))
     return network.eval()

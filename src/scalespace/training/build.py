@@ -150,6 +150,7 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
             released_quirks=model.released_quirks,
             paths=network.paths,
             condition_size=network.condition_size,
+            min_channels_per_group=network.min_channels_per_group,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built: {cause(error)}") from error

@@ -94,6 +94,8 @@ class NetworkConfig:
     """flexi runs only the layers that a step needs. full, a baseline, runs every layer at the full resolution."""
     condition_size: tuple[int, int] | None = None
     """Height and width of the small pictures that the second model of a cascade enlarges. None for any other model."""
+    min_channels_per_group: int = 4
+    """Least channels that are normalised together. 1, ADM's, normalises each channel of a narrow level by itself."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ _FREE = frozenset(
 )
 # What run.json has of the data, which are compared by the fingerprint alone.
 _OF_DATA = frozenset({"data_fingerprint", "pictures", "class_names"})
+# Options that did not always have their default's effect: what runs had before they existed.
+_FORMER = {"network.min_channels_per_group": 1}
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
 
 
@@ -99,7 +101,7 @@ class RunDirectory:
         identity = _identity(config, data)
         old, new = _flat(read_json(file, "restore it or give a new --output-dir")), _flat(identity)
         # A run written before an option existed was trained with what is its default.
-        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | old
+        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _FORMER | old
         if data is None and self._awaits_data:
             # Nor is it known what is read off the data.
             old["process.change_points"] = new["process.change_points"]
