@@ -10,8 +10,9 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalespace.networks.blocks import Block, ResidualBlock, group_norm, time_embedding
+from scalespace.networks.blocks import Block, ResidualBlock
 from scalespace.networks.flexi_unet import FlexiUNet, network_levels
+from scalespace.networks.layers import group_norm, time_embedding
 
 OCTAVES = ((32, 32), (16, 16), (8, 8), (4, 4))
 SESQUI = ((36, 36), (24, 24), (16, 16), (11, 11))

@@ -7,7 +7,7 @@ import torch
 from tests.small_models import small_config
 
 from scalespace.errors import UserError
-from scalespace.networks.blocks import SelfAttention
+from scalespace.networks.attention import SelfAttention
 from scalespace.paper.gflops import average_gflops, gflops
 from scalespace.paper.reproduce import TABLES, paper_table
 from scalespace.paper.request import Request

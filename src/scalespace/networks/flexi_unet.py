@@ -28,21 +28,14 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scalespace.networks.blocks import (
-    Block,
-    Downsample,
-    Stage,
-    Upsample,
-    adapter,
-    group_norm,
-    start_at_zero,
-    time_embedding,
-)
+from scalespace.networks.blocks import Block, Downsample, Stage, Upsample
+from scalespace.networks.layers import adapter, group_norm, start_at_zero, time_embedding
 
 __all__ = ["FlexiUNet", "FlexiUNetOutput", "network_levels"]
 
@@ -86,7 +79,7 @@ def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
     return tuple(levels)
 
 
-class FlexiUNet(ModelMixin, ConfigMixin):
+class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
     """U-Net from a noisy state at one resolution to the clean image at the same or a higher one.
 
     Parameters do not depend on `sizes` beyond where attention is, so a network can be given other resolutions later.
@@ -289,7 +282,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
         self._check_condition(condition, condition_noise)
         if condition is not None and condition_noise is not None:
             features = time_embedding(_CONDITION_TIME * condition_noise, self.base_channels)
-            embedding = embedding + self.condition_mlp(features.to(self.conv_in.weight.dtype))
+            embedding = embedding + self.condition_mlp(features.to(sample.dtype))
             sample = torch.cat([sample, _resized(condition, sample.shape[-2:])], dim=1)
         embedding = functional.silu(embedding)
         first, last = self.levels[entry], self.levels[goal]
@@ -342,7 +335,7 @@ class FlexiUNet(ModelMixin, ConfigMixin):
                 f"timestep has shape {tuple(times.shape)} for a batch of {batch}; give one time, or one per sample"
             )
         features = time_embedding(times.expand(batch), self.base_channels)
-        embedding = self.time_mlp(features.to(self.conv_in.weight.dtype))
+        embedding = self.time_mlp(features.to(sample.dtype))
         if self.class_embedding is not None and class_labels is not None:
             if class_labels.shape != (batch,):
                 raise ValueError(

@@ -163,7 +163,8 @@ class ScaleSpacePipeline(DiffusionPipeline):
             for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
                 model_output = self.unet(
                     sample.to(self.unet.dtype),
-                    timestep,
+                    # As a tensor, since a compiled network would be compiled again for every number.
+                    torch.tensor(timestep, device=device),
                     self.scheduler.target_size(timestep),
                     labels,
                     **conditions,
@@ -175,6 +176,7 @@ class ScaleSpacePipeline(DiffusionPipeline):
                     sample = callback_on_step_end(self, step, timestep, tensors).get("sample", sample)
                 bar.set_postfix_str("{}x{}".format(*sample.shape[-2:]), refresh=False)
                 bar.update()
+        self.maybe_free_model_hooks()
         images: Any = (sample / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.permute(0, 2, 3, 1).cpu().numpy()
