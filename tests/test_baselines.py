@@ -32,6 +32,7 @@ from scalespace.pipelines.sampling import use_solver
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.planning.cost import make_plan
+from scalespace.processes import Processes
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ProcessConfig, TrainConfig
 from scalespace.training.loop import train
@@ -72,7 +73,7 @@ class Output(torch.nn.Module):
 def one_loss(config: TrainConfig) -> tuple[float, Output, Tensor]:
     """The trainer's loss of a batch, the network that was asked, and the clean pictures."""
     scheduler = build_scheduler(config)
-    trainer = Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes))
+    trainer = Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes), Processes())
     trainer.network = asked = Output()
     images = (127.5 * (1 + normal((8, 8), 3, batch=(16, 3)).tanh())).to(torch.uint8)
     group = trainer.times.draw(torch.Generator().manual_seed(0))

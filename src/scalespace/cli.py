@@ -6,12 +6,15 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
 from scalespace import __version__
-from scalespace.errors import UserError, printable
+from scalespace.errors import ToldError, UserError, printable
+from scalespace.launch import launched
+from scalespace.processes import joined
 
 __all__ = ["main"]
 
@@ -26,6 +29,9 @@ _COMMANDS = {
     "reproduce": "a table of the paper, computed again",
 }
 """Every command with its line in the help. ``scalespace.commands`` has a module of the same name."""
+
+_SHARED = frozenset({"train", "sample", "evaluate"})
+"""The commands that several processes share; any other would be done by each of them."""
 
 _TRACEBACK = "SCALESPACE_TRACEBACK"
 """Environment variable; where it is set, errors that should not happen are shown whole."""
@@ -64,9 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif words[0] not in _COMMANDS:
             raise UserError(f'"{words[0]}" is not a command; use one of {", ".join(_COMMANDS)} (scalespace --help)')
         else:
-            import_module(f"scalespace.commands.{words[0]}").run(words[1:])
+            _run(words[0], words[1:])
         # Here and not when Python ends, where nobody could answer for a reader that has left.
         print(end="", flush=True)
+    except ToldError:
+        # A launcher ends all processes when the first has gone; that should be the one with something to say.
+        time.sleep(1)
+        sys.exit(2)
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
@@ -82,12 +92,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         advice = (
             "; the same command goes on from the last checkpoint" if words[:1] in (["train"], ["reproduce"]) else ""
         )
-        print(f"scalespace: interrupted{advice}", file=sys.stderr)
+        if launched()[0] == 0:
+            print(f"scalespace: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         _unexpected(error)
     if not words:
         sys.exit(2)
+
+
+def _run(name: str, words: list[str]) -> None:
+    command = import_module(f"scalespace.commands.{name}")
+    rank, count = launched()
+    if name in _SHARED:
+        with joined():
+            command.run(words)
+    elif count > 1:
+        raise (UserError if rank == 0 else ToldError)(
+            f"{count} processes were started, and each would do all of scalespace {name}; run it without torchrun, since "
+            f"processes share {', '.join(sorted(_SHARED))} alone"
+        )
+    else:
+        command.run(words)
 
 
 def _unexpected(error: Exception) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["UserError", "cause", "printable"]
+__all__ = ["ToldError", "UserError", "cause", "printable"]
 
 _FACTUAL = frozenset({"scalespace", "PIL", "safetensors", "safetensors_rust"}) | sys.stdlib_module_names
 
@@ -14,6 +14,10 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+class ToldError(UserError):
+    """What ends a process because another one has failed, which tells the user why; the command line prints nothing."""
 
 
 def cause(error: BaseException) -> str:

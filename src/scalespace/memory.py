@@ -88,7 +88,7 @@ def check_disk(task: str, folder: Path, files: int, size: int, lower: str) -> No
 
 def free_memory(device: torch.device | str = "cpu") -> int | None:
     """Bytes that this process can still take on a device; None where that is not told."""
-    if str(device) != "cpu":
+    if str(device).partition(":")[0] != "cpu":
         return _free_on_accelerator(device)
     memory = psutil.virtual_memory().available + psutil.swap_memory().free
     return min([memory, *_limits()])

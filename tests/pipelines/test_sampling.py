@@ -190,7 +190,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(model, tmp_path, capsys):
     kept = tmp_path / "kept.txt"
     kept.write_text("kept")
     assert "is not an empty folder; give a new one" in cli_error(capsys, _words(model, tmp_path))
-    assert "is not an empty folder" in cli_error(capsys, _words(model, kept))
+    assert "which is no folder; rename it" in cli_error(capsys, _words(model, kept))
     assert "Not a directory" in cli_error(capsys, _words(model, kept / "below"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
     assert kept.read_text() == "kept"

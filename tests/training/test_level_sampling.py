@@ -11,8 +11,6 @@ from tests.training.test_loop import trainer
 
 from scalespace.data.batches import BatchOrder
 from scalespace.data.images import open_images
-from scalespace.errors import UserError
-from scalespace.training.build import build_batches, build_scheduler, build_times
 from scalespace.training.level_sampling import LevelBatches, batch_sizes, gradient_variance
 from scalespace.training.loop import train
 from scalespace.training.trainer import _parts, _share
@@ -56,16 +54,6 @@ def test_no_other_batches_of_the_same_compute_have_less_variance():
 
 def test_a_group_is_never_left_without_a_picture():
     assert min(batch_sizes("least-variance", 1, (0.5, 0.5), (60.0, 6.0), (1.0, 1.0), (1.0, 1e-9))) == 1
-    batches = LevelBatches("least-variance", 4, PROBABILITIES, GFLOPS, ACTIVATIONS, least=3)
-    batches.learn(250, (1.0, 1e-9, 1e-9))
-    assert batches.sizes(500)[1:] == (3, 3)
-
-
-def test_fewer_pictures_than_processes_are_one_sentence(tmp_path):
-    config = small_config(tmp_path, batch_size=3)
-    process = build_scheduler(config).process
-    with pytest.raises(UserError, match="batch_size is 3, over all processes, of which there are 4"):
-        build_batches(config, process, build_times(config, process), processes=4)
 
 
 def test_the_measured_variance_is_the_variance_of_one_picture():

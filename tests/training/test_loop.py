@@ -24,6 +24,7 @@ from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNetOutput
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
+from scalespace.processes import Processes
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ProcessConfig, TrainConfig
 from scalespace.training.loop import train as train_aloud
@@ -41,7 +42,7 @@ def train(config: TrainConfig) -> RunDirectory:
 def trainer(config: TrainConfig) -> Trainer:
     scheduler = build_scheduler(config)
     torch.manual_seed(config.seed)
-    return Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes))
+    return Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes), Processes())
 
 
 def log(run: RunDirectory) -> list[dict[str, Any]]:

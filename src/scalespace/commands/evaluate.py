@@ -12,6 +12,7 @@ import tyro
 
 from scalespace.commands.parsing import device_named, fields, read, say
 from scalespace.files import OutputFile
+from scalespace.launch import launched
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
@@ -83,7 +84,7 @@ def run(words: list[str]) -> None:
     """
     given = read(Arguments, words, run)
     from scalespace.metrics.drawing import Sampling
-    from scalespace.metrics.evaluate import Options, evaluate, leads
+    from scalespace.metrics.evaluate import Options, evaluate
     from scalespace.metrics.statistics import write_statistics
     from scalespace.reports.provenance import provenance
 
@@ -92,7 +93,7 @@ def run(words: list[str]) -> None:
     shared = {name: value for name, value in vars(given).items() if name in Options.__dataclass_fields__}
     options = Options(**shared | {"metrics": metrics, "sampling": sampling})
     found = evaluate(given.generated, given.reference, options, not given.quiet)
-    if not leads():
+    if launched()[0] > 0:
         return
     source = provenance(f"scalespace evaluate {shlex.join(words)}", given.seed)
     # First what was found, so that it is not lost where the file cannot be written.

@@ -20,6 +20,7 @@ import tyro
 
 from scalespace.errors import UserError, printable
 from scalespace.files import Output
+from scalespace.processes import join
 from scalespace.training.configuration import ModelConfig, check_values, preset
 
 __all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "say", "tell"]
@@ -109,15 +110,22 @@ def tell(lines: Sequence[str], json: bool) -> None:
 
 
 def device_named(name: str) -> Any:
-    """The torch device of that name. "auto" is an accelerator if there is one, and else the CPU.
+    """The torch device of that name. "auto" is an accelerator if there is one for this process, and else the CPU.
 
     Raises:
-        UserError: If it cannot be used here.
+        UserError: If it cannot be used here, or several processes would share it.
     """
     import torch
 
-    if name == "auto":
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    processes = join()
+    own = processes.own_device()
+    if name in ("auto", own.type):
+        return own
+    if processes.count > 1 and name != "cpu":
+        raise UserError(
+            f'device "{name}" is one for {processes.count} processes, which have {own.type} devices of their own; leave '
+            "--device out"
+        )
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

@@ -14,6 +14,7 @@ from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
+from scalespace.processes import join
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
@@ -26,7 +27,7 @@ class Arguments:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Model folder that training has written (RUN/model)."""
     output: OutputFolder
-    """New folder for the pictures."""
+    """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16
     """Number of pictures."""
     steps: int = 50
@@ -81,6 +82,12 @@ def run(words: list[str]) -> None:
         except ValueError as error:
             raise UserError(cause(error)) from error
         model.to(device_named(given.device))
+    processes = join()
+    batches = -(-given.num_images // max(given.batch_size, 1))
+    if 0 < batches < processes.count and not given.json:
+        say(
+            f"{batches} of {processes.count} processes have pictures to draw; a smaller --batch-size gives all of them some"
+        )
     files = sample_to_folder(
         pipeline,
         Path(given.output),
@@ -92,11 +99,15 @@ def run(words: list[str]) -> None:
         trajectory=given.trajectory,
         progress=not given.quiet,
         upsample=upsample,
+        processes=processes,
     )
+    if not processes.is_first:
+        return
     if given.json:
         say(json.dumps(dataclasses.asdict(files), default=str))
         return
-    say(f"pictures   {len(files.pictures)} in {given.output}, {files.network_calls} network calls each")
+    kept = f" ({files.kept} of them were there already)" if files.kept else ""
+    say(f"pictures   {len(files.pictures)} in {given.output}{kept}, {files.network_calls} network calls each")
     if pipeline.unet.config.num_classes is not None:
         say(f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}")
     say(f"grid       {files.grid}")

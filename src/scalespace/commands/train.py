@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from scalespace.commands.parsing import Preset, part, read_with_preset, say
+from scalespace.launch import launched
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["Arguments", "run"]
@@ -36,6 +37,8 @@ def run(words: list[str]) -> None:
     from scalespace.training.loop import train
 
     trained = train(config, progress=not given.quiet, say=say)
+    if launched()[0] > 0:
+        return
     say(f"model      {trained.model_path}")
     say(f"log        {trained.log_path}")
     try:

@@ -11,12 +11,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +22,7 @@ from scalespace.memory import check_disk
 from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch, use_solver
+from scalespace.processes import join
 
 __all__ = ["Sampling", "draw", "room_for"]
 
@@ -72,20 +70,19 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
     Raises:
         UserError: If the model cannot be sampled so, or the pictures are out of all proportion to memory, disk or time.
     """
-    state = PartialState(cpu=torch.device(sampling.device).type == "cpu")
-    device = torch.device(state.device or "cpu") if state.num_processes > 1 else torch.device(sampling.device)
-    batch = _checked_batch(pipeline, sampling, device)
-    pipeline.to(device)
+    shared = join()
+    batch = _checked_batch(pipeline, sampling)
+    pipeline.to(sampling.device)
     pipeline.set_progress_bar_config(disable=True)
     classes = pipeline.unet.config.num_classes
-    count, processes = sampling.num_images, state.num_processes
+    count, processes = sampling.num_images, shared.count
     pictures = room_for(count, pipeline.scheduler.image_size)
     bar = tqdm(
         desc="drawing pictures",
         total=count,
         unit=" pictures",
         delay=_BAR_DELAY,
-        disable=not (progress and state.is_main_process),
+        disable=not (progress and shared.is_first),
         file=sys.stderr,
     )
     started = time.perf_counter()
@@ -93,7 +90,7 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
         for first in range(0, count, batch * processes):
             # Every process draws as many, so that they can be gathered; what is drawn twice is dropped.
             together = torch.arange(first, min(first + batch * processes, -(-count // processes) * processes))
-            numbers = together[state.process_index :: processes] % count
+            numbers = together[shared.rank :: processes] % count
             try:
                 images = pipeline(
                     len(numbers),
@@ -105,13 +102,10 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
                 )[0]
             except ValueError as error:
                 raise UserError(cause(error)) from error
-            drawn = to_uint8(2 * images - 1)
-            if processes > 1:
-                # They come process by process.
-                gathered: Any = gather(drawn)
-                drawn = gathered.unflatten(0, (processes, -1)).transpose(0, 1).flatten(0, 1)
+            # They come process by process.
+            drawn = torch.stack(shared.gather(to_uint8(2 * images - 1).cpu()), dim=1).flatten(0, 1)
             own = together < count
-            pictures[together[own]] = drawn.cpu()[own].expand(-1, 3, -1, -1)
+            pictures[together[own]] = drawn[own].expand(-1, 3, -1, -1)
             if first == 0:
                 _check_time(sampling, int(own.sum()), time.perf_counter() - started)
             bar.update(int(own.sum()))
@@ -140,7 +134,7 @@ def room_for(count: int, size: tuple[int, int]) -> Tensor:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
-def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling, device: torch.device) -> int:
+def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling) -> int:
     """Set the solver, and refuse what cannot be drawn; number of pictures that a process draws together."""
     for name, value in (("num-images", sampling.num_images), ("batch-size", sampling.batch_size)):
         if value < 1:
@@ -151,7 +145,7 @@ def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling, device: tor
     except ValueError as error:
         raise UserError(cause(error)) from error
     batch = min(sampling.batch_size, sampling.num_images)
-    check_batch(pipeline.unet, batch, device, "lower --batch-size")
+    check_batch(pipeline.unet, batch, sampling.device, "lower --batch-size")
     return batch
 
 

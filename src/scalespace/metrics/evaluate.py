@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
+from scalespace.launch import launched
 from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.extractors.efficientnet import EFFICIENTNET, EfficientNetFeatures
 from scalespace.metrics.features import (
@@ -39,7 +40,7 @@ from scalespace.metrics.sides import Held, Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
-__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate", "leads"]
+__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate"]
 
 INCEPTION_VARIABLE = "SCALESPACE_INCEPTION_WEIGHTS"
 
@@ -120,7 +121,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     extractor = _extractor(options)
     if options.save_statistics is not None:
         check_statistics_path(Path(options.save_statistics))
-    progress = progress and leads()
+    progress = progress and launched()[0] == 0
     sides = open_sides(generated, reference, options.sampling, options.size, options.cache, progress)
     metrics = _metrics(options, sides)
     _check(sides, metrics, options.neighbours)
@@ -150,11 +151,6 @@ def _groups_left_out(features: Sequence[Tensor | Moments], sides: tuple[Side, Si
     """Number of times that a figure is computed again; a side of moments alone has no groups."""
     counts = [side.count for of, side in zip(features, sides, strict=False) if not isinstance(of, Moments)]
     return min([GROUPS, *(counts or [0])])
-
-
-def leads() -> bool:
-    """Whether this process is the one of a distributed run that reports."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from scalespace.files import write_file
 from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import call_activations
+from scalespace.pipelines.drawn_by import DrawnBy, file_name
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.processes import Processes
 
 __all__ = ["SampleFiles", "check_batch", "class_number", "draw", "sample_to_folder", "use_solver"]
 
@@ -35,6 +37,7 @@ class SampleFiles:
         network_calls: Calls of the network for each batch.
         class_label: Number of the class of all pictures; None where they have none, or the classes came in turn.
         class_name: Name of the class, if the model knows it.
+        kept: How many of the pictures were there already, from an earlier command that was stopped or asked for fewer.
     """
 
     pictures: tuple[Path, ...]
@@ -43,6 +46,7 @@ class SampleFiles:
     network_calls: int
     class_label: int | None = None
     class_name: str | None = None
+    kept: int = 0
 
 
 def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
@@ -115,14 +119,17 @@ def sample_to_folder(
     trajectory: bool = False,
     progress: bool = True,
     upsample: ScaleSpacePipeline | None = None,
+    processes: Processes | None = None,
 ) -> SampleFiles:
     """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
 
     Picture number i depends on the seed and i alone, up to the rounding of the network, which may differ with the batch size.
+    Batches are shared out whole, so that files are the same bytes however many processes draw them. Every file tells in
+    its metadata what drew it. Where pictures of the same model, seed and options are there already, the others are drawn.
 
     Args:
         pipeline: A trained model.
-        folder: Folder to write into; it is made if absent, and refused unless empty.
+        folder: Folder to write into; it is made if absent, and refused if it holds anything but pictures of this very kind.
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: Seed of the pictures, 0..2^32 - 1.
@@ -132,10 +139,12 @@ def sample_to_folder(
         trajectory: Whether to write trajectory.png.
         progress: Whether to show bars on stderr.
         upsample: The second model of a cascade, which enlarges the pictures of the first.
+        processes: Those that share the batches, all with the same arguments; None for this one alone.
 
     Raises:
         UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
     """
+    processes = processes or Processes()
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
@@ -149,51 +158,81 @@ def sample_to_folder(
         image_generators(seed, ())
     except ValueError as error:
         raise UserError(cause(error)) from error
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder; give a new one with --output")
     check_disk(f"{num_images:,} pictures", folder, num_images, 0, "give a smaller --num-images, or another --output")
     for model in filter(None, (pipeline, upsample)):
         check_batch(model.unet, min(batch_size, num_images), model.device, "lower --batch-size")
-    folder.mkdir(parents=True, exist_ok=True)
 
-    paths: list[Path] = []
-    recorder = Trajectory() if trajectory else None
-    for first in range(0, num_images, batch_size):
-        last = min(first + batch_size, num_images)
-        generators = image_generators(seed, range(first, last))
-        labels = _labels(pipeline, range(first, last), label)
-        pipeline.set_progress_bar_config(desc=f"pictures {first + 1}-{last} of {num_images}", disable=not progress)
-        images = pipeline(
-            last - first,
-            generator=generators,
-            num_inference_steps=steps,
-            class_labels=labels,
-            output_type="pt",
-            return_dict=False,
-            callback_on_step_end=recorder if first == 0 else None,
-        )[0]
-        if upsample is not None:
-            upsample.set_progress_bar_config(desc=f"enlarging {first + 1}-{last} of {num_images}", disable=not progress)
-            images = upsample(
-                last - first,
-                generator=generators,
-                num_inference_steps=steps,
-                class_labels=None if upsample.unet.config.num_classes is None else labels,
-                output_type="pt",
-                return_dict=False,
-                condition=2 * images - 1,
-            )[0]
-        for number, image in enumerate(images, start=first):
-            paths.append(folder / f"{number:06d}.png")
-            write_file(paths[-1], to_picture(2 * image - 1).save)
+    def begin() -> tuple[DrawnBy, frozenset[int]]:
+        drawn_by = DrawnBy.of(
+            pipeline, upsample, {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label}
+        )
+        return drawn_by, drawn_by.found(folder, num_images)
+
+    drawn_by, kept = processes.first(begin)
+    trajectory_path = folder / "trajectory.png" if trajectory else None
+    batches = [range(first, min(first + batch_size, num_images)) for first in range(0, num_images, batch_size)]
+    # A batch of which a picture is missing is drawn whole, since its size has to do with its rounding.
+    due = [numbers for numbers in batches if not kept.issuperset(numbers)]
+    if trajectory_path is not None and not trajectory_path.exists() and batches[0] not in due:
+        due.insert(0, batches[0])
+    for start in range(0, len(due), processes.count):
+        if start + processes.rank < len(due):
+            numbers = due[start + processes.rank]
+            recorder = Trajectory() if trajectory and numbers.start == 0 else None
+            bar = f"{numbers.start + 1}-{numbers.stop} of {num_images}" if progress else None
+            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar)
+            for number, image in zip(numbers, images, strict=True):
+                picture = to_picture(2 * image - 1)
+                write_file(folder / file_name(number), lambda file, picture=picture: drawn_by.save(picture, file))
+            if recorder is not None and trajectory_path is not None:
+                write_file(trajectory_path, recorder.picture().save)
+        # One that has failed ends the others before their next batch.
+        processes.meet()
+    paths = tuple(folder / file_name(number) for number in range(num_images))
     grid = folder / "grid.png"
-    write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save)
-    trajectory_path = None
-    if recorder is not None:
-        trajectory_path = folder / "trajectory.png"
-        write_file(trajectory_path, recorder.picture().save)
+    processes.first(lambda: write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save))
     calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
-    return SampleFiles(tuple(paths), grid, trajectory_path, calls, label, _class_names(pipeline).get(label))
+    missing = {number for numbers in due for number in numbers}
+    return SampleFiles(
+        paths, grid, trajectory_path, calls, label, _class_names(pipeline).get(label), num_images - len(missing)
+    )
+
+
+def _drawn(
+    pipeline: ScaleSpacePipeline,
+    upsample: ScaleSpacePipeline | None,
+    numbers: range,
+    steps: int,
+    seed: int,
+    label: int | None,
+    recorder: Trajectory | None,
+    bar: str | None,
+) -> torch.Tensor:
+    """Pictures in [0, 1], shape (len(numbers), C, H, W)."""
+    generators = image_generators(seed, numbers)
+    labels = _labels(pipeline, numbers, label)
+    pipeline.set_progress_bar_config(desc=f"pictures {bar}", disable=bar is None)
+    images = pipeline(
+        len(numbers),
+        generator=generators,
+        num_inference_steps=steps,
+        class_labels=labels,
+        output_type="pt",
+        return_dict=False,
+        callback_on_step_end=recorder,
+    )[0]
+    if upsample is None:
+        return images
+    upsample.set_progress_bar_config(desc=f"enlarging {bar}", disable=bar is None)
+    return upsample(
+        len(numbers),
+        generator=generators,
+        num_inference_steps=steps,
+        class_labels=None if upsample.unet.config.num_classes is None else labels,
+        output_type="pt",
+        return_dict=False,
+        condition=2 * images - 1,
+    )[0]
 
 
 def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | None) -> None:

@@ -29,6 +29,7 @@ from scalespace.pipelines.pictures import image_generators
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch
 from scalespace.planning.cost import Plan
+from scalespace.processes import Processes
 from scalespace.reading import read_json, reading
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, TrainConfig
@@ -232,7 +233,7 @@ def measure_training(config: TrainConfig, seconds: float, progress: bool = True)
     check_footprint(config, scheduler, accelerator.device, accelerator.num_processes)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
-    trainer = Trainer(config, accelerator, scheduler, network)
+    trainer = Trainer(config, accelerator, scheduler, network, Processes())
     groups = list(
         zip(trainer.times.groups, trainer.times.probabilities.tolist(), trainer.batches.sizes(0), strict=True)
     )

@@ -161,25 +161,14 @@ def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
     return TimeSampler(process, config.change_share, config.weigh_changes, config.times)
 
 
-def build_batches(
-    config: TrainConfig, process: ScaleSpaceProcess, times: TimeSampler, processes: int = 1
-) -> LevelBatches:
-    """How many pictures the steps of a run take.
+def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSampler) -> LevelBatches:
+    """How many pictures the steps of a run take, over all processes.
 
     Args:
         config: Configuration of the run.
         process: The process to train on.
         times: Draws the groups of its steps.
-        processes: Number of processes that share a step.
-
-    Raises:
-        UserError: If a step has fewer pictures than processes.
     """
-    if config.batch_size < processes:
-        raise UserError(
-            f"batch_size is {config.batch_size}, over all processes, of which there are {processes}; give one picture for each "
-            "at least"
-        )
     sizes = dict.fromkeys(group.size for group in times.groups)
     with torch.device("meta"):
         network = build_network(config, tuple(sizes))
@@ -190,7 +179,6 @@ def build_batches(
         times.probabilities.tolist(),
         [path_gflops(network, *pair) for pair in pairs],
         [path_activations(network, *pair) for pair in pairs],
-        least=processes,
     )
 
 

@@ -41,7 +41,6 @@ def batch_sizes(
     gflops: Sequence[float],
     activations: Sequence[float],
     variances: Sequence[float] | None = None,
-    least: int = 1,
 ) -> tuple[int, ...]:
     """Pictures that a step of each group takes.
 
@@ -52,7 +51,6 @@ def batch_sizes(
         gflops: c_g, GFLOPs of a picture in each group.
         activations: m_g, activations of a picture in each group, in any unit.
         variances: v_g, in any unit; "least-variance" is "natural" where they are not known yet.
-        least: Smallest number of pictures that a step may have.
     """
     if rule == "natural" or (rule == "least-variance" and variances is None):
         return (batch_size,) * len(gflops)
@@ -63,7 +61,7 @@ def batch_sizes(
     }[rule]
     budget = batch_size * sum(p * c for p, c in zip(probabilities, gflops, strict=True))
     spent = sum(p * b * c for p, b, c in zip(probabilities, shape, gflops, strict=True))
-    return tuple(max(least, round(budget / spent * b)) for b in shape)
+    return tuple(max(1, round(budget / spent * b)) for b in shape)
 
 
 def gradient_variance(first: Sequence[Tensor], second: Sequence[Tensor], pictures: int) -> float:
@@ -82,7 +80,6 @@ class LevelBatches:
         probabilities: p_g, probability of each group.
         gflops: c_g, GFLOPs of a picture in each group.
         activations: m_g, activations of a picture in each group.
-        least: Smallest number of pictures that a step may have: one for every process.
     """
 
     def __init__(
@@ -92,12 +89,10 @@ class LevelBatches:
         probabilities: Sequence[float],
         gflops: Sequence[float],
         activations: Sequence[float],
-        least: int = 1,
     ):
         self._rule: LevelSampling = rule
         self._known = (batch_size, tuple(probabilities), tuple(gflops), tuple(activations))
-        self._least = least
-        self._tables = {0: batch_sizes(rule, *self._known, least=least)}
+        self._tables = {0: batch_sizes(rule, *self._known)}
         self._log_variances: list[float] | None = None
 
     def sizes(self, step: int) -> tuple[int, ...]:
@@ -116,7 +111,7 @@ class LevelBatches:
         block = step // _EVERY
         current = self.sizes(step)
         variances = [math.exp(v) for v in self._log_variances]
-        following = batch_sizes(self._rule, *self._known, variances, self._least)
+        following = batch_sizes(self._rule, *self._known, variances)
         self._tables = {block: current, block + 1: following}
 
     def state(self) -> dict[str, Any]:

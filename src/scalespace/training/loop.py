@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from scalespace.data.images import open_images
+from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.spectrum import mean_spectrum
 from scalespace.errors import UserError
 from scalespace.files import write_directory
+from scalespace.processes import join
 from scalespace.reading import reading
 from scalespace.training.announcement import announcement
 from scalespace.training.build import (
@@ -27,12 +28,12 @@ from scalespace.training.build import (
 )
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.footprint import check_footprint
-from scalespace.training.precision import computes_bf16
+from scalespace.training.precision import with_precision
 from scalespace.training.recorder import Recorder
-from scalespace.training.run_directory import DataIdentity, RunDirectory, recorded
+from scalespace.training.run_directory import DataIdentity, RunDirectory
 from scalespace.training.trainer import Trainer
 
-__all__ = ["accelerator_for", "train", "with_precision"]
+__all__ = ["accelerator_for", "train"]
 
 # What reading a damaged checkpoint raises; EOFError and PickleError are torch's for a file cut short or not its own.
 _DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
@@ -52,19 +53,25 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     Raises:
         UserError: If data, process, network or output directory do not fit, the loss is no longer finite, or the disk
             is full; checkpoints written before are kept.
+        ToldError: If another of the processes that share the training has failed.
     """
-    config = with_precision(config, say)
+    processes = join()
+    progress, say = progress and processes.is_first, say if processes.is_first else _nothing
+    if config.batch_size < processes.count:
+        raise UserError(
+            f"batch_size is {config.batch_size}, over all processes, of which there are {processes.count}; give one picture "
+            "for each at least"
+        )
+    config = processes.first(partial(with_precision, config, say))
     # Whatever does not fit is found before anything is read or written.
     known = without_data(config)
     scheduler = build_scheduler(known)
     accelerator = accelerator_for(config)
-    check_footprint(known, scheduler, accelerator.device, accelerator.num_processes)
+    check_footprint(known, scheduler, accelerator.device, processes.count)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
-    trainer = Trainer(config, accelerator, scheduler, network)
-    if not accelerator.is_main_process:
-        say = _nothing
-    RunDirectory(config, None)
+    trainer = Trainer(config, accelerator, scheduler, network, processes)
+    processes.first(lambda: RunDirectory(config, None) and None)
     data = open_images(
         config.data,
         scheduler.image_size,
@@ -77,16 +84,23 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     for line in announcement(config, data):
         say(line)
     if config.process.awaits_data:
-        config = with_data(config, mean_spectrum(data, progress))
+        config = processes.first(lambda: with_data(config, mean_spectrum(data, progress)))
         trainer.follow(build_scheduler(config))
         say(f"change points read off the data: {' '.join(map(str, config.process.change_points)) or 'none'}")
-    identity = DataIdentity(data.fingerprint, len(data), data.classes, data.former_fingerprint)
-    run = RunDirectory(config, identity, say)
+    identity = processes.first(lambda: _identity(data))
+    if (len(data), data.former_fingerprint) != (identity.pictures, identity.former_fingerprint):
+        raise UserError(
+            f"process {processes.rank} finds other pictures at {config.data} than the first process, which finds "
+            f"{identity.pictures:,}; give all machines the same pictures"
+        )
+    # The others find what the first has written.
+    processes.first(lambda: RunDirectory(config, identity, say) and None)
+    run = RunDirectory(config, identity)
     accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
     first = _resume(run, trainer, say)
     if first > config.max_steps:
         raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
-    recorder = Recorder(run, accelerator, config)
+    recorder = Recorder(run, accelerator, config, processes)
     bar = tqdm(
         initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
     )
@@ -101,11 +115,12 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
             if config.sample_every and step % config.sample_every == 0:
                 trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
             if config.average_every and (step % config.average_every == 0 or step == config.max_steps):
-                trainer.save_snapshot(run.averages_path / f"step-{step:08d}.safetensors")
+                processes.first(partial(trainer.save_snapshot, run.averages_path / f"step-{step:08d}.safetensors"))
             if checkpoint:
-                run.save_checkpoint(step, trainer.save)
-    write_directory(run.model_path, lambda path: trainer.save_pipeline(path, data.classes))
-    accelerator.end_training()
+                processes.first(partial(run.save_checkpoint, step, trainer.save))
+    processes.first(lambda: write_directory(run.model_path, lambda path: trainer.save_pipeline(path, data.classes)))
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if not data.cached:
         for line in data.met():
             say(line)
@@ -113,39 +128,29 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
 
 
 def _nothing(line: str) -> None:
-    """Say nothing, on processes beside the first."""
+    """Say nothing, on processes other than the first."""
 
 
 def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> int:
-    latest = run.latest_checkpoint()
+    processes = trainer.processes
+    latest = processes.first(run.latest_checkpoint)
     if latest is None:
-        run.rewind_log(0)
+        processes.first(partial(run.rewind_log, 0))
         return 0
     step, path = latest
     with reading(path, "delete it to resume from the one before", *_DAMAGE):
         trainer.load(path, step)
-    run.rewind_log(step)
+    processes.first(partial(run.rewind_log, step))
     say(f"resuming {run.path} at step {step}")
     return step
 
 
-def with_precision(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
-    """The run with a precision, where its configuration leaves that to the machine: the one that it began with, if it did."""
-    if config.mixed_precision != "auto":
-        return config
-    begun = recorded(config.output_dir, "mixed_precision")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    able = device is not None and computes_bf16(device)
-    if begun in ("no", "bf16", "fp16"):
-        precision, why = begun, "as the run began"
-    else:
-        precision, why = ("bf16", f"the {device} multiplies it") if able else ("no", f"the {device} has no fast bf16")
-    say(f"precision {precision} ({why}; --mixed-precision chooses another)")
-    return replace(config, mixed_precision=precision)
+def _identity(data: ImageDataset) -> DataIdentity:
+    return DataIdentity(data.fingerprint, len(data), data.classes, data.former_fingerprint)
 
 
 def accelerator_for(config: TrainConfig) -> Accelerator:
-    """Device, precision and processes of a run.
+    """Device and precision of a run.
 
     Raises:
         UserError: If precision or tracker cannot be used here.
@@ -158,10 +163,10 @@ def accelerator_for(config: TrainConfig) -> Accelerator:
     try:
         return Accelerator(
             mixed_precision=config.mixed_precision,
+            # The device of the group that the processes have joined; alone, accelerate finds the same by itself.
+            cpu=join().own_device().type == "cpu",
             log_with=tracker,
             project_dir=config.output_dir,
-            # A step runs only the layers that its resolutions need; the others get no gradient.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
     except (ValueError, ImportError) as error:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from scalespace.errors import UserError
+from scalespace.processes import Processes
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.run_directory import RunDirectory
 from scalespace.training.time_sampling import TimeGroup
@@ -35,10 +37,11 @@ class Recorder:
         run: Run directory, which has the log.
         accelerator: Accelerator, which has the tracker.
         config: Configuration of the run.
+        processes: Processes that share the steps.
     """
 
-    def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig):
-        self.run, self.accelerator, self.config = run, accelerator, config
+    def __init__(self, run: RunDirectory, accelerator: Accelerator, config: TrainConfig, processes: Processes):
+        self.run, self.accelerator, self.config, self.processes = run, accelerator, config, processes
         # Losses stay on the device until they are written, so that a step does not wait for them.
         self.pending: list[tuple[int, StepResult]] = []
         self.since = time.perf_counter()
@@ -55,9 +58,7 @@ class Recorder:
         """
         if not self.pending:
             return ""
-        # A process's loss is its part of the objective, scaled so that the mean over processes is the step's.
-        parts = torch.stack([result.loss for _, result in self.pending])
-        losses: list[float] = self.accelerator.reduce(parts, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        losses: list[float] = torch.stack([result.loss for _, result in self.pending]).tolist()
         norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
         by_group: dict[str, list[float]] = {}
         for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
@@ -79,8 +80,7 @@ class Recorder:
         }
         self.pending.clear()
         self.since = time.perf_counter()
-        if self.accelerator.is_main_process:
-            self.run.append_log(record)
+        self.processes.first(partial(self.run.append_log, record))
         scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
         scalars = {key: value for key, value in scalars.items() if value is not None}
         self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])

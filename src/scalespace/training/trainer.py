@@ -5,6 +5,11 @@ Step k draws its resolution and its times from generators keyed by (seed, k), an
 at a checkpoint goes on bit for bit as if it had not been stopped; and what a step computes does not depend on how many
 processes share its pictures, up to rounding.
 
+Gradients are added up over processes once a step, after the backward pass and in one piece. All processes draw the resolutions
+of a step alike and so run the same layers; the others have no gradient anywhere and are not sent. (DistributedDataParallel
+would search the graph for them in every step, and start sending in the backward pass, where a process that has failed
+can no longer say so.)
+
 Source of the objective: Mukhopadhyay et al. 2026 (arXiv 2603.08709), training.
 """
 
@@ -15,14 +20,16 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from PIL.Image import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,6 +45,7 @@ from scalespace.operators.resize import Resize
 from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.processes import Processes
 from scalespace.reading import parse_json
 from scalespace.training.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
@@ -72,6 +80,8 @@ class Batch(NamedTuple):
     """Class labels, int64, shape (B,)."""
     flips: Tensor | None
     """Which pictures to mirror, bool, shape (B,)."""
+    counts: bool = True
+    """False where another process has these pictures too, and they are only run so that the same layers have gradients."""
 
 
 class Trainer:
@@ -79,9 +89,10 @@ class Trainer:
 
     Args:
         config: Configuration of the run.
-        accelerator: Device, precision and processes.
+        accelerator: Device and precision.
         scheduler: Holds the process to train on.
         network: The network with its initial weights.
+        processes: Processes that share every step.
     """
 
     def __init__(
@@ -90,14 +101,19 @@ class Trainer:
         accelerator: Accelerator,
         scheduler: ScaleSpaceScheduler,
         network: FlexiUNet,
+        processes: Processes,
     ):
         self.config = config
         self.accelerator = accelerator
+        self.processes = processes
         self.follow(scheduler)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
+        # For "evaluation", since no wrapper is to send gradients; compiled, it shares its parameters with what is saved.
+        self.network: Any = accelerator.prepare_model(network, evaluation_mode=True)
+        self._saved = network
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.ema = EMAModel(
             network.parameters(),
             decay=config.ema_decay,
@@ -121,7 +137,7 @@ class Trainer:
         self.scheduler = scheduler
         self.process = scheduler.process
         self.times = build_times(self.config, self.process)
-        self.batches = build_batches(self.config, self.process, self.times, self.accelerator.num_processes)
+        self.batches = build_batches(self.config, self.process, self.times)
         self.weight = loss_weight(self.config, self.process)
         if self.config.sample_every:
             try:
@@ -134,22 +150,23 @@ class Trainer:
         order = BatchOrder(len(data), self.config.seed)
         for step, batch in enumerate(self._batches(data, order, first), start=first):
             if self.batches.due(step):
-                self.batches.learn(step, self._variances(data, order, step))
+                # Measured by one: where processes differed by a rounding, their batches would differ from then on.
+                variances = self.processes.first(partial(self._variances, data, order, step))
+                self.batches.learn(step, variances)
             yield self.step(step, batch)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Take one step, counted from 0, on this process's pictures of it."""
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(self.config, step)
-        parts = _parts(batch, self.config.micro_batch)
         loss = torch.zeros((), device=self.accelerator.device)
-        for part in parts:
-            # Gradients of processes are brought together once a step.
-            waiting = part is not parts[-1]
-            with self.accelerator.no_sync(self.network) if waiting else nullcontext():
-                share = self.loss(step, part)
-                self.accelerator.backward(share)
+        for part in _parts(batch, self.config.micro_batch):
+            share = self.loss(step, part) * float(batch.counts)
+            self.accelerator.backward(share)
             loss += share.detach()
+        self.processes.meet()
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        self.processes.add([loss, *gradients])
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
@@ -161,7 +178,7 @@ class Trainer:
         return StepResult(batch.group, len(batch.whole), loss, torch.as_tensor(norm))
 
     def loss(self, step: int, batch: Batch) -> Tensor:
-        """What a batch adds to the objective of its step, so that the mean over processes is the mean over all pictures."""
+        """What a batch adds to the objective of its step: the sum over processes and parts is the mean over all pictures."""
         device, seed, whole = self.accelerator.device, self.config.seed, batch.whole
         # Grid points stay on the CPU, where the tables and the operators' eigenvalues are.
         times = self.times.times(batch.group, len(whole), _generator("cpu", seed, _TIMES, step))
@@ -180,7 +197,7 @@ class Trainer:
         point = batch.group.last if batch.group.is_change else t
         prediction = self.scheduler.prediction.x0(output.float(), x_t, point, M)
         weight = self.times.weight(batch.group) * self.weight(t)
-        return x0_loss(prediction, x0_s, weight).sum() * (self.accelerator.num_processes / len(whole))
+        return x0_loss(prediction, x0_s, weight).sum() / len(whole)
 
     def _noise(self, word: int, positions: range, shape: tuple[int, ...]) -> Tensor:
         """White noise for pictures, each from a generator of its own; shape (len(positions), *shape)."""
@@ -189,8 +206,8 @@ class Trainer:
         return torch.stack([torch.randn(shape, generator=generator, device=device) for generator in generators])
 
     def _variances(self, data: ImageDataset, order: BatchOrder, step: int) -> list[float]:
-        """The variance of one picture's gradient in every group; the same on all processes."""
-        parameters = list(self.accelerator.unwrap_model(self.network).parameters())
+        """The variance of one picture's gradient in every group."""
+        parameters = list(self._saved.parameters())
         halves = [range(start, start + _PROBE) for start in (self.pictures, self.pictures + _PROBE)]
         found = []
         for index, group in enumerate(self.times.groups):
@@ -199,10 +216,7 @@ class Trainer:
                 batch = self._read(data, order, group, half, half)
                 # The halves have times of their own, and no step of the run has them.
                 key = _key(_PROBE, step, index, half.start)
-                # Every process measures the same pictures, so none has to wait for another.
-                with self.accelerator.no_sync(self.network):
-                    loss = self.loss(key, batch) / self.accelerator.num_processes
-                all_gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                all_gradients = torch.autograd.grad(self.loss(key, batch), parameters, allow_unused=True)
                 gradients.append([g for g in all_gradients if g is not None])
             first, second = gradients
             found.append(gradient_variance(first, second, _PROBE))
@@ -224,8 +238,7 @@ class Trainer:
         return Resize(self.scheduler.image_size, size)(x_0)
 
     def _batches(self, data: ImageDataset, order: BatchOrder, first: int) -> Iterator[Batch]:
-        rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        position = self.pictures
+        own, position = (self.processes.rank, self.processes.count), self.pictures
 
         def submit(pool: ThreadPoolExecutor, step: int) -> Future[Batch]:
             nonlocal position
@@ -234,7 +247,7 @@ class Trainer:
             size = self.batches.sizes(step)[self.times.groups.index(group)]
             whole = range(position, position + size)
             position = whole.stop
-            return pool.submit(self._read, data, order, group, whole, _share(whole, rank, count))
+            return pool.submit(self._read, data, order, group, whole, _share(whole, *own))
 
         # A thread reads ahead; decoding releases the interpreter's lock.
         with ThreadPoolExecutor(1) as pool:
@@ -248,8 +261,10 @@ class Trainer:
                 yield batch
 
     def _read(self, data: ImageDataset, order: BatchOrder, group: TimeGroup, whole: range, positions: range) -> Batch:
-        flips = order.flips(positions) if self.config.flip else None
-        return Batch(group, positions, whole, *data.batch(order.indices(positions)), flips)
+        # Where a step has fewer pictures than there are processes, some run one that is another's.
+        run = positions or whole[:1]
+        flips = order.flips(run) if self.config.flip else None
+        return Batch(group, run, whole, *data.batch(order.indices(run)), flips, counts=len(positions) > 0)
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on."""
@@ -284,7 +299,7 @@ class Trainer:
         write_file(path, lambda file: write_averages(file, self._names(), self.powers, torch.float16))
 
     def _names(self) -> list[str]:
-        return [name for name, _ in self.accelerator.unwrap_model(self.network).named_parameters()]
+        return [name for name, _ in self._saved.named_parameters()]
 
     def save_pipeline(self, path: Path, class_names: Sequence[str] = ()) -> None:
         """Write the pipeline with the averaged weights and, where it is trained with classes, their names."""
@@ -298,30 +313,35 @@ class Trainer:
 
         A network that is conditioned on smaller pictures is given those of the first pictures of the data.
         """
-        if not self.accelerator.is_main_process:
-            return
-        count, classes = self.config.sample_images, self.config.network.num_classes
-        labels, condition = None if classes is None else torch.arange(count) % classes, None
+        own = _share(range(self.config.sample_images), self.processes.rank, self.processes.count)
+        drawn = self._draw(own, data, progress) if own else []
+        pictures = [picture for share in self.processes.gather(drawn) for picture in share]
+        self.processes.first(lambda: write_file(path, picture_grid(pictures).save))
+
+    def _draw(self, numbers: range, data: ImageDataset, progress: bool) -> list[Image]:
+        """Pictures of the grid, each by its number."""
+        classes, indices = self.config.network.num_classes, torch.tensor(numbers)
+        labels, condition = None if classes is None else indices % classes, None
         if self.config.network.condition_size is not None:
-            condition = self._smaller(to_model(data.batch(torch.arange(count) % len(data))[0]))
+            condition = self._smaller(to_model(data.batch(indices % len(data))[0]))
         with self._averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler)
             pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
             images = pipeline(
-                count,
-                generator=image_generators(self.config.seed, range(count)),
+                len(numbers),
+                generator=image_generators(self.config.seed, numbers),
                 num_inference_steps=min(self.config.sample_steps, self.process.timesteps),
                 class_labels=labels,
                 output_type="pt",
                 return_dict=False,
                 condition=condition,
             )[0]
-        write_file(path, picture_grid([to_picture(2 * image - 1) for image in images]).save)
+        return [to_picture(2 * image - 1) for image in images]
 
     @contextmanager
     def _averaged(self) -> Iterator[FlexiUNet]:
         """The network with the averaged weights in it, inside the block only."""
-        network = self.accelerator.unwrap_model(self.network)
+        network = self._saved
         self.ema.store(network.parameters())
         self.ema.copy_to(network.parameters())
         try:
@@ -347,7 +367,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def _share(whole: range, rank: int, count: int) -> range:
-    """The positions of a step that a process takes; sizes differ by at most one."""
+    """What a process takes of numbers that all share out. Sizes differ by at most one, and may be 0."""
     return range(whole.start + len(whole) * rank // count, whole.start + len(whole) * (rank + 1) // count)
 
 
