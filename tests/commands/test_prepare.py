@@ -90,7 +90,7 @@ def test_what_cannot_be_prepared_is_one_sentence_and_leaves_nothing(words, sente
 
 
 def test_a_long_preparation_shows_how_far_it_is(photos, capsys, monkeypatch):
-    monkeypatch.setattr("scalespace.data.preparation._BAR_DELAY", 0)
+    monkeypatch.setattr("scalespace.reports.progress._DELAY", 0)
     main(["prepare", "photos", "--size", "16", "16", "--output", "x.zip"])
     assert "preparing x" in capsys.readouterr().err
     main(["prepare", "photos", "--size", "16", "16", "--output", "y.zip", "--quiet"])

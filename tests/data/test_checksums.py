@@ -128,7 +128,7 @@ def test_a_zip_and_its_folder_have_the_same_checksums(folder, tmp_path):
 
 
 def test_a_long_reading_shows_a_bar_unless_it_is_not_wanted(folder, monkeypatch, capsys):
-    monkeypatch.setattr(checksums_module, "_BAR_DELAY", 0)
+    monkeypatch.setattr("scalespace.reports.progress._DELAY", 0)
     file_checksums(folder, NAMES, progress=False)
     assert capsys.readouterr().err == ""
     file_checksums(folder, NAMES)

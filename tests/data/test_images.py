@@ -521,7 +521,7 @@ def test_a_long_first_reading_shows_speed_and_time_left(tmp_path, capfd, monkeyp
     path = fill(tmp_path / "data", numbered(80))
     open_images(path, (16, 16))
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr("scalespace.data.images._BAR_DELAY", 0.0)
+    monkeypatch.setattr("scalespace.reports.progress._DELAY", 0.0)
     open_images(path, (16, 16))
     shown = capfd.readouterr()
     assert "reading pictures: 100%" in shown.err

@@ -121,7 +121,7 @@ def test_a_larger_data_set_is_measured_at_equal_distances(monkeypatch):
 def test_a_bar_is_shown_where_it_takes_long_unless_it_is_not_wanted(cache, monkeypatch, capsys):
     mean_spectrum(shapes())
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(spectrum_module, "_BAR_DELAY", 0)
+    monkeypatch.setattr("scalespace.reports.progress._DELAY", 0)
     for file in kept(cache):
         file.unlink()
     mean_spectrum(shapes())

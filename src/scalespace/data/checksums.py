@@ -14,16 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from scalespace.data.user_cache import keep, kept_file
+from scalespace.reports.progress import progress_bar
 
 __all__ = ["checksum", "file_checksums"]
 
@@ -31,7 +29,6 @@ _THREADS = 4  # reading waits for the disk more than it computes
 _CHUNK = 64  # files a task
 _PIECE = 1 << 20  # bytes read at once
 _SETTLED = 2 * 10**9  # nanoseconds after a change
-_BAR_DELAY = 2.0  # seconds without a bar
 _UNREADABLE = "unreadable"
 
 
@@ -59,14 +56,7 @@ def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> l
         if known.get(name, ["", ""])[0] != _written(state)
     ]
     words = [known.get(name, ["", ""])[1] for name in names]
-    bar = tqdm(
-        desc="reading contents",
-        total=len(unknown),
-        unit=" files",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(unknown), "reading contents", "files", progress)
 
     def read(start: int) -> None:
         chunk = unknown[start : start + _CHUNK]

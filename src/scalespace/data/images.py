@@ -8,7 +8,6 @@ Everything that is done to a picture besides, or that is not read at all, is cou
 """
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from scalespace.data.classes import Classes, find_classes
 from scalespace.data.identity import fingerprint, former_fingerprint
@@ -32,12 +30,12 @@ from scalespace.data.sources import ANIMATED, DECODING_RULE, ENLARGED, Source, o
 from scalespace.errors import UserError
 from scalespace.memory import check_memory, memory_ran_out
 from scalespace.reading import unreadable
+from scalespace.reports.progress import progress_bar
 
 __all__ = ["BadImage", "ImageDataset", "open_images"]
 
 _BAD_SHARE = 0.01
 _THREADS = 2
-_BAR_DELAY = 2.0  # seconds without a bar
 _CHUNK = 32  # pictures a task of the first decoding
 _SIZES_LOOKED_AT = 256
 _LOOKED_AT = 32
@@ -282,14 +280,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     results.append(loaded[1])
             return results
 
-        bar = tqdm(
-            desc="reading pictures",
-            total=total,
-            unit=" pictures",
-            delay=_BAR_DELAY,
-            disable=not progress,
-            file=sys.stderr,
-        )
+        bar = progress_bar(total, "reading pictures", "pictures", progress)
         pool = ThreadPoolExecutor(_THREADS)
         seen = 0
         try:

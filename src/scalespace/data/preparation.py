@@ -7,21 +7,19 @@ because a set that is measured or written must hold no picture twice.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.data.images import BadImage, ImageDataset
 from scalespace.data.sources import DECODING_RULE
+from scalespace.reports.progress import progress_bar
 
 __all__ = ["Preparation", "good_pictures"]
 
-_BAR_DELAY = 2.0  # seconds without a bar
 _BATCH, _BATCH_BYTES = 256, 2**26  # pictures that are held at once, and their size
 _SHOWN = 3  # pictures that a sentence names
 _SIZES = 20  # that are remembered one by one
@@ -158,14 +156,7 @@ def good_pictures(
         UserError: If more than 1 % of all pictures are damaged.
     """
     size = max(1, min(_BATCH, _BATCH_BYTES // (3 * data.image_size[0] * data.image_size[1])))
-    bar = tqdm(
-        desc=description,
-        total=len(numbers),
-        unit=" pictures",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(numbers), description, "pictures", progress)
     with bar:
         for first in range(0, len(numbers), size):
             part = list(numbers[first : first + size])

@@ -9,16 +9,14 @@ A few thousand pictures suffice. The result is kept in the user's cache folder u
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.data.batches import to_model
 from scalespace.data.images import ImageDataset
 from scalespace.data.measurements import measured_once
 from scalespace.operators.dct import dct_matrix
+from scalespace.reports.progress import progress_bar
 
 __all__ = ["PICTURES", "mean_spectrum"]
 
@@ -28,7 +26,6 @@ PICTURES = 4096
 # Part of a cached spectrum's name: to be changed with anything that changes the measured values.
 _METHOD = "1"
 _BATCH, _BATCH_BYTES = 64, 2**28  # pictures that are measured together, and their size in float64
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 def mean_spectrum(data: ImageDataset, progress: bool = True) -> Tensor:
@@ -59,14 +56,7 @@ def _measure(data: ImageDataset, numbers: Tensor, progress: bool) -> Tensor:
     height, width = data.image_size
     rows, columns = dct_matrix(height), dct_matrix(width)
     total = torch.zeros(height, width, dtype=torch.float64)
-    bar = tqdm(
-        desc="measuring the spectrum",
-        total=len(numbers),
-        unit=" pictures",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(numbers), "measuring the spectrum", "pictures", progress)
     with bar:
         for chosen in numbers.split(max(1, min(_BATCH, _BATCH_BYTES // (24 * height * width)))):
             images = to_model(data.batch(chosen)[0]).double()

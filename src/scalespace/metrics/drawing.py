@@ -6,7 +6,6 @@ Picture i depends on the seed and i alone, however many processes share the work
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.errors import UserError, cause
 from scalespace.memory import check_disk
@@ -23,10 +21,10 @@ from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch, use_solver
 from scalespace.processes import join
+from scalespace.reports.progress import progress_bar
 
 __all__ = ["Sampling", "draw", "room_for"]
 
-_BAR_DELAY = 2.0  # seconds without a bar
 _IN_MEMORY = 4 * 1024**3  # bytes
 _LONGEST = 30 * 24 * 3600.0  # seconds of drawing that are not taken for a mistake
 
@@ -77,14 +75,7 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
     classes = pipeline.unet.config.num_classes
     count, processes = sampling.num_images, shared.count
     pictures = room_for(count, pipeline.scheduler.image_size)
-    bar = tqdm(
-        desc="drawing pictures",
-        total=count,
-        unit=" pictures",
-        delay=_BAR_DELAY,
-        disable=not (progress and shared.is_first),
-        file=sys.stderr,
-    )
+    bar = progress_bar(count, "drawing pictures", "pictures", progress and shared.is_first)
     started = time.perf_counter()
     with bar:
         for first in range(0, count, batch * processes):

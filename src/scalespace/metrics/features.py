@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 import warnings
 import zipfile
 from dataclasses import asdict, dataclass
@@ -34,10 +33,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.errors import UserError, cause
 from scalespace.metrics.builtin_features import builtin_features, builtin_fingerprint
+from scalespace.reports.progress import progress_bar
 
 __all__ = [
     "INCEPTION_SHA256",
@@ -60,7 +59,6 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 _INCEPTION_SIDE, _INCEPTION_DIMENSIONS = 299, 2048
 _LARGEST_SIDE = 4096  # pixels
 _BATCH = 64
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -226,14 +224,7 @@ def extract(extractor: FeatureExtractor, pictures: Tensor, name: str = "pictures
     Raises:
         UserError: If the extractor fails, or a feature is not finite.
     """
-    bar = tqdm(
-        desc=f"features of {name}",
-        total=len(pictures),
-        unit=" pictures",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(pictures), f"features of {name}", "pictures", progress)
     parts: list[Tensor] = []
     with bar, torch.no_grad():
         for part in pictures.split(_BATCH):

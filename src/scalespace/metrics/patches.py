@@ -13,7 +13,6 @@ Sources: Burt and Adelson 1983, The Laplacian pyramid as a compact image code; K
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scalespace.metrics.resampling import Groups
+from scalespace.reports.progress import progress_bar
 
 __all__ = [
     "DIRECTIONS",
@@ -52,7 +52,6 @@ _SMALLEST_BAND = 16
 _BATCH = 256  # pictures
 _AT_ONCE = 64  # directions
 _LOOKED_AT = 4096  # patches that tell what the normalisation changes
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,7 @@ def project(
     groups = Groups.of_side(len(numbers), seed, side)
     sizes = _band_sizes((height, width))
     found: dict[str, Projections] = {}
-    bar = tqdm(
-        desc=f"patches of side {side + 1}",
-        total=len(sizes) * directions,
-        unit=" directions",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(len(sizes) * directions, f"patches of side {side + 1}", "directions", progress)
     # The pictures of a group lie together, and so do the patches of a picture.
     ordered = numbers[groups.group.argsort(stable=True)]
     with bar:

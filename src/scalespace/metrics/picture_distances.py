@@ -16,15 +16,14 @@ Sources: Field 1987, Relations between the statistics of natural images and the 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.metrics.resampling import Groups, Measurement, both_sides, interval
 from scalespace.operators.dct import dct_matrix
+from scalespace.reports.progress import progress_bar
 
 __all__ = [
     "ColourDistances",
@@ -40,7 +39,6 @@ __all__ = [
 
 _BATCH = 256
 _ROUNDING_POWER = 1 / 12
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def radial_power(pictures: Tensor, groups: Groups, progress: bool = False) -> Te
     members = torch.nn.functional.one_hot(shell).float()
     members /= members.sum(0)
     total = torch.zeros(groups.number, members.shape[1], dtype=torch.float64)
-    with _bar("spectra", len(pictures), progress) as bar:
+    with progress_bar(len(pictures), "spectra", "pictures", progress) as bar:
         for part, group in zip(pictures.split(_BATCH), groups.group.split(_BATCH), strict=True):
             values = part.float()
             # The mean is by far the largest coefficient, and its rounding would show in all others of large pictures.
@@ -168,7 +166,7 @@ def colour_histograms(pictures: Tensor, groups: Groups, progress: bool = False) 
     """
     found = torch.zeros(4, groups.number, 256, dtype=torch.int64)
     parts = [(g, part) for g in range(groups.number) for part in (groups.group == g).nonzero().flatten().split(_BATCH)]
-    with _bar("colours", len(pictures), progress) as bar:
+    with progress_bar(len(pictures), "colours", "pictures", progress) as bar:
         for group, numbers in parts:
             part = pictures[numbers]
             for row, levels in enumerate((*part.unbind(1), part.amax(1) - part.amin(1))):
@@ -204,12 +202,6 @@ def check_sizes(first: Tensor, second: Tensor) -> None:
                 *first.shape[-2:], *second.shape[-2:]
             )
         )
-
-
-def _bar(description: str, total: int, progress: bool) -> tqdm:
-    return tqdm(
-        desc=description, total=total, unit=" pictures", delay=_BAR_DELAY, disable=not progress, file=sys.stderr
-    )
 
 
 def _histogram_distance(first: Tensor, second: Tensor) -> Tensor:

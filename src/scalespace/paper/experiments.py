@@ -45,6 +45,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import draw, use_solver
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.reading import read_json, reading
+from scalespace.reports.progress import progress_bar
 from scalespace.reports.table import write_text
 from scalespace.training.loop import train
 from scalespace.training.run_directory import RunDirectory
@@ -57,7 +58,6 @@ _Chosen = tuple[ImageDataset, tuple[int, ...]]
 _DAMAGE = (SafetensorError, ValueError, TypeError, LookupError)
 _BATCH = 256
 _GRID_PICTURES = 64
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,7 @@ class Experiments:
         pipeline.set_progress_bar_config(disable=True)
         seconds = []
         # The first one warms up and does not count.
-        bar = tqdm(
-            range(self.scale.timed_pictures + 1),
-            desc=f"timing {arm.name}",
-            unit=" pictures",
-            delay=_BAR_DELAY,
-            disable=not self._progress,
-            file=sys.stderr,
-        )
+        bar = progress_bar(range(self.scale.timed_pictures + 1), f"timing {arm.name}", "pictures", self._progress)
         for number in bar:
             started = time.perf_counter()
             draw(pipeline, range(number, number + 1), sampler.steps, self.seed)
@@ -291,14 +284,7 @@ class Experiments:
         data = open_images(str(path), self.size, cache_bytes=0)
         count = len(data) if most is None else min(most, len(data))
         numbers = torch.arange(count) * len(data) // count
-        bar = tqdm(
-            numbers.split(_BATCH),
-            desc=f"features of {path.stem} pictures",
-            unit=" batches",
-            delay=_BAR_DELAY,
-            disable=not self._progress,
-            file=sys.stderr,
-        )
+        bar = progress_bar(numbers.split(_BATCH), f"features of {path.stem} pictures", "batches", self._progress)
         for chosen in bar:
             yield extract(self.extractor, data.batch(chosen)[0])
 

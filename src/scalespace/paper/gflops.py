@@ -9,7 +9,6 @@ Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), table 2.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import path_gflops
@@ -25,6 +23,7 @@ from scalespace.operators.linear import Size
 from scalespace.paper.request import Request
 from scalespace.paper.scale import Sampler
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.reports.progress import progress_bar
 from scalespace.reports.table import Column, Table
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, NetworkConfig, preset
@@ -34,8 +33,6 @@ __all__ = ["AverageGFLOPs", "Counted", "average_gflops", "gflops", "picture_gflo
 
 Counted = dict[tuple[NetworkConfig, bool, Size, Size], tuple[float, float]]
 """GFLOPs of each counted path, and the part of attention's products, by network, released_quirks, size and target size."""
-
-_BAR_DELAY = 2.0  # seconds without a bar
 
 
 @dataclass(frozen=True)
@@ -115,14 +112,7 @@ _NOTES = (
 def gflops(request: Request) -> Table:
     """Make the table of GFLOPs: the paper's column, and our counts for the published and for the whole layout."""
     rows, counted = [], {}
-    bar = tqdm(
-        _ROWS,
-        desc="counting",
-        unit=" models",
-        delay=_BAR_DELAY,
-        disable=not request.progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(_ROWS, "counting", "models", request.progress)
     for row in bar:
         model = preset(row.preset)
         model = replace(model, process=replace(model.process, levels=row.levels or 1))

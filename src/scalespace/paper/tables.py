@@ -14,14 +14,12 @@ Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from scalespace.metrics.resampling import LEVEL, Measurement
 from scalespace.paper.experiments import Experiments
@@ -30,6 +28,7 @@ from scalespace.paper.gflops import Counted, average_gflops, picture_gflops
 from scalespace.paper.request import Request
 from scalespace.paper.scale import Arm, Sampler, Scale, Schedule
 from scalespace.paper.values import ARCHITECTURE, MAIN, NOISE_SECONDS, SCHEDULES, STEPS
+from scalespace.reports.progress import progress_bar
 from scalespace.reports.table import Cell, Column, Table
 from scalespace.training.build import build_network, build_scheduler
 
@@ -236,13 +235,7 @@ JOBS: dict[str, Callable[[Scale], list[Job]]] = {
 
 def _each(request: Request, name: str) -> Iterator[Job]:
     jobs = JOBS[name](request.needs_experiments().scale)
-    bar = tqdm(
-        jobs,
-        desc=name,
-        unit=" rows",
-        disable=not request.progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(jobs, name, "rows", request.progress)
     return iter(bar)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.data.batches import to_model
 from scalespace.data.images import ImageDataset, open_images
@@ -30,6 +28,7 @@ from scalespace.planning.information import (
     signal_pixels,
     signal_pixels_if_uniform,
 )
+from scalespace.reports.progress import progress_bar
 from scalespace.reports.provenance import Provenance
 from scalespace.reports.table import Cell, Column, markdown
 from scalespace.training.build import build_scheduler, without_data
@@ -49,7 +48,6 @@ DEFINITIONS = (
 
 _LEVELS = 256  # values of an 8-bit pixel
 _BATCH, _BATCH_BYTES = 64, 2**28  # pictures that are counted together, and their size
-_BAR_DELAY = 2.0  # seconds without a bar
 _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of T, in the table over t
 
 
@@ -354,14 +352,7 @@ def pixel_counts(data: ImageDataset, progress: bool = True) -> Tensor:
     count = min(len(data), PICTURES)
     numbers = torch.arange(count) * len(data) // count
     total = torch.zeros(_LEVELS, dtype=torch.int64)
-    bar = tqdm(
-        desc="counting pixels",
-        total=count,
-        unit=" pictures",
-        delay=_BAR_DELAY,
-        disable=not progress,
-        file=sys.stderr,
-    )
+    bar = progress_bar(count, "counting pixels", "pictures", progress)
     with bar:
         for chosen in numbers.split(max(1, min(_BATCH, _BATCH_BYTES // (3 * math.prod(data.image_size))))):
             total += data.batch(chosen)[0].flatten().bincount(minlength=_LEVELS)

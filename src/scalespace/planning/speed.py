@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scalespace.data.left_out import counted
 from scalespace.errors import UserError, cause
@@ -31,6 +30,7 @@ from scalespace.pipelines.sampling import check_batch
 from scalespace.planning.cost import Plan
 from scalespace.processes import Processes
 from scalespace.reading import read_json, reading
+from scalespace.reports.progress import progress_bar
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, TrainConfig
 from scalespace.training.footprint import check_footprint
@@ -440,7 +440,7 @@ def _wait(device: torch.device) -> None:
 
 def _shown(items: Sequence[_Item], names: Sequence[str], progress: bool) -> Iterator[_Item]:
     """The items, with a bar that names the one at work."""
-    with tqdm(total=len(items), desc="timing", unit=" paths", delay=2, disable=not progress) as bar:
+    with progress_bar(len(items), "timing", "paths", progress) as bar:
         for item, name in zip(items, names, strict=True):
             bar.set_postfix_str(name)
             yield item
