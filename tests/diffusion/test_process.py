@@ -14,7 +14,7 @@ from tests.strategies import blur, box_average, normal, seeds, shrinking_sizes
 from torch import Tensor
 from torch.testing import assert_close
 
-from scalespace.diffusion.degradation import Degradation, Resizing, Unchanged
+from scalespace.diffusion.degradation import Degradation, Levels, Resizing, Unchanged
 from scalespace.diffusion.denoiser import dense
 from scalespace.diffusion.gaussian import Gaussian
 from scalespace.diffusion.loss import MinSNR, x0_loss
@@ -295,6 +295,13 @@ def test_a_grid_point_for_each_picture_equals_one_by_one(process, points, seed):
         assert_close(together.draw(noise)[index : index + 1], alone.draw(noise[index : index + 1]), rtol=0, atol=1e-14)
 
 
+def test_grid_points_for_each_picture_keep_the_dtype_of_the_pictures():
+    x_0, noise = normal((8, 12), batch=(2, 3)), normal((4, 6), batch=(2, 3))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        drawn = PYRAMID.marginal(x_0.to(dtype), torch.tensor([5, 8])).draw(noise.to(dtype))
+        assert drawn.dtype == dtype
+
+
 def test_grid_points_of_two_resolutions_in_a_batch_are_refused():
     message = r"grid points 3 and 4 of one batch differ in resolution or blur, \(8, 12\) and \(4, 6\); group"
     with pytest.raises(ValueError, match=message):
@@ -311,6 +318,17 @@ def test_margin_is_the_room_in_the_inequality():
         # Averages divide the noise by a little less than 4, and SNR falls a little besides.
         assert 3.9 < margin < 4.1
     assert ScaleSpaceProcess(LinearBeta(), Unchanged((8, 8))).margins() == {}
+
+
+@dataclass(frozen=True)
+class Blind(Levels):
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
+        return FunctionOperator(lambda x: x.new_zeros(*x.shape[:-2], *next_size), size, next_size)
+
+
+def test_a_map_to_zero_leaves_room_without_end():
+    process = ScaleSpaceProcess(NOISE, Blind(((4, 4), (2, 2)), (5,), T))
+    assert process.margins() == {5: math.inf}
 
 
 def test_margin_of_one_is_the_edge_of_validity():

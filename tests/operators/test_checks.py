@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torch.testing import assert_close
 
 from scalespace.errors import UserError
-from scalespace.operators.checks import examined
+from scalespace.operators.checks import composition_defect, examined
 from scalespace.operators.function import FunctionOperator
 from scalespace.operators.linear import LinearOperator
 
@@ -70,6 +70,7 @@ NOT_LINEAR = {
     "largest of every block": lambda x: -torch.nn.functional.max_pool2d(-x, 2),
     "less the mean of the batch": lambda x: HALF(x) - HALF(x).mean(0),
     "less the mean of the channels": lambda x: HALF(x) - HALF(x).mean(-3, keepdim=True) / 2,
+    "bent by a hundred times the rounding": lambda x: HALF(x) + 1e-4 * HALF(x).abs(),
     "random": lambda x: torch.nn.functional.dropout(HALF(x)),
     "in half precision": lambda x: HALF(x.to(torch.bfloat16)).to(x.dtype),
 }
@@ -94,6 +95,14 @@ def test_what_is_not_linear_for_single_bright_pixels_alone_is_found_by_the_matri
         M.gram_function(torch.sqrt, normal((8, 8)))
 
 
+def test_a_function_that_adds_something_in_a_corner_is_refused():
+    def function(x):
+        return torch.nn.functional.pad(HALF(x)[..., 1:, :], (0, 0, 1, 0), value=1e-3)
+
+    with pytest.raises(UserError, match=r"makes a picture of norm 0\.002 of zeros"):
+        FunctionOperator(function, (8, 8), (4, 4)).norm_squared()
+
+
 def test_a_function_that_adds_something_is_refused():
     with pytest.raises(
         UserError, match=r"makes a picture of norm 4 of zeros, so it is not linear; leave out what it adds"
@@ -103,7 +112,14 @@ def test_a_function_that_adds_something_is_refused():
 
 def test_an_adjoint_that_is_not_the_transpose_is_refused():
     WithAdjoint(lambda y: copied(y) / 4).norm_squared()
-    for wrong in (copied, one_pixel_wrong, lambda y: copied(y).flip(-1) / 4, lambda y: 0 * copied(y)):
+    for wrong in (
+        copied,
+        lambda y: -copied(y) / 4,
+        lambda y: (0.25 + 1e-9) * copied(y),
+        one_pixel_wrong,
+        lambda y: copied(y).flip(-1) / 4,
+        lambda y: 0 * copied(y),
+    ):
         for use in uses_everywhere(WithAdjoint(wrong)):
             with pytest.raises(
                 UserError, match=r"the adjoint of the WithAdjoint .* is not its transpose: <M x, y> and"
@@ -228,3 +244,27 @@ def test_results_have_the_dtype_of_the_pictures_whatever_the_function_computes_i
         assert gradient.dtype == torch.float64
     with pytest.raises(RuntimeError, match="must match"):
         FunctionOperator(lambda x: x + torch.ones(5), (8, 8), (8, 8))(x)
+
+
+def test_how_far_operators_are_from_composing_is_relative_to_the_larger_side():
+    def averages(factor, length, size):
+        return FunctionOperator(lambda x: factor * avg_pool2d(x, length // size), (length, length), (size, size))
+
+    half = averages(1, 8, 4)
+    for factor in (1e-6, 1.0, 1e6):
+        again, nothing = averages(factor, 4, 2), averages(0, 4, 2)
+        assert composition_defect(again, half, averages(factor, 8, 2)) < 1e-14
+        assert composition_defect(again, half, averages(2 * factor, 8, 2)) == pytest.approx(0.5)
+        assert composition_defect(again, half, averages(0, 8, 2)) == 1
+        assert composition_defect(nothing, half, averages(factor, 8, 2)) == 1
+
+
+def test_composition_is_judged_without_autocast_and_in_inference_mode():
+    weights = torch.full((1, 1, 2, 2), 0.25)
+    half, again = (
+        FunctionOperator(lambda x: torch.nn.functional.conv2d(x, weights, stride=2), (2 * side, 2 * side), (side, side))
+        for side in (4, 2)
+    )
+    whole = FunctionOperator(lambda x: torch.nn.functional.avg_pool2d(x, 4), (8, 8), (2, 2))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert composition_defect(again, half, whole) < 1e-6

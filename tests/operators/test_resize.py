@@ -125,8 +125,20 @@ def test_runs_on_the_device_of_its_argument_whatever_ran_before(device):
         (torch.ones(4, dtype=torch.float64), r"of shape \(4,\)"),
         (torch.ones(0, 4, dtype=torch.float64), r"of shape \(0, 4\)"),
         (torch.full((2, 4), torch.nan, dtype=torch.float64), "not finite"),
+        (torch.full((2, 4), torch.inf, dtype=torch.float64), "not finite"),
     ],
 )
 def test_what_is_no_pair_of_matrices_is_refused(rows, message):
     with pytest.raises(UserError, match=message):
         SeparableProduct(rows, torch.ones(2, 4, dtype=torch.float64))
+
+
+def test_singular_values_count_as_zero_by_the_rounding_of_float64():
+    # A hundred times above and below 3 * eps, the rounding of a matrix of this size.
+    for value, condition in ((1e-13, 1e13), (1e-17, 1.0)):
+        M = SeparableProduct(torch.diag(torch.tensor([1.0, 1.0, value]).double()), torch.eye(2, dtype=torch.float64))
+        assert M.condition() == pytest.approx(condition)
+        y = torch.tensor([1.0, 2.0, 3 * value]).double()[:, None].expand(3, 2)
+        last = 3.0 if condition > 1 else 0.0
+        expected = torch.tensor([1.0, 2.0, last]).double()[:, None].expand(3, 2)
+        assert_close(M.adjoint_function(lambda e: 1 / e, y), expected)
