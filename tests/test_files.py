@@ -120,14 +120,14 @@ def test_nothing_is_left_of_what_could_not_be_written(error: BaseException, tmp_
 
 def test_a_folder_that_cannot_get_its_name_leaves_the_older_one(tmp_path, monkeypatch):
     write_directory(tmp_path / "model", _folder)
-    rename = Path.rename
+    rename = Path.replace
 
     def refuse(path: Path, target: Path) -> Path:
         if path.name.endswith(".partial"):
             raise OSError(13, "Permission denied")
         return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         write_directory(tmp_path / "model", lambda folder: None)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

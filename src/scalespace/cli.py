@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from scalespace import __version__
-from scalespace.errors import ToldError, UserError, printable
+from scalespace.errors import Stopped, ToldError, UserError, printable
 from scalespace.launch import launched
 from scalespace.processes import joined
 
@@ -39,6 +39,9 @@ _TRACEBACK = "SCALESPACE_TRACEBACK"
 _LONGEST = 2000
 """Letters of an error that are printed; words of the command line and of files may be longer than anybody reads."""
 
+_STOPPED = 75
+"""Exit code of a command that was stopped at the user's wish with everything saved (EX_TEMPFAIL of sysexits.h)."""
+
 _LINES = "\n".join(f"  {name:10} {line}" for name, line in _COMMANDS.items())
 _USAGE = f"""\
 usage: scalespace {{{",".join(_COMMANDS)}}} ...
@@ -57,7 +60,10 @@ scalespace COMMAND --help tells all options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Errors that the user can mend are one sentence on stderr, with exit code 2."""
+    """Run a command. Errors that the user can mend are one sentence on stderr, with exit code 2.
+
+    docs/reliability.md lists all exit codes.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names that are no text here, or have letters that this terminal's encoding lacks, are printed as codes.
@@ -79,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except UserError as error:
         _fail(str(error))
+    except Stopped as stop:
+        if launched()[0] == 0:
+            print(f"scalespace: {printable(str(stop))}", file=sys.stderr)
+        sys.exit(_STOPPED)
     except BrokenPipeError:
         # Whoever read the output has had enough of it. Nothing may be flushed into the pipe when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

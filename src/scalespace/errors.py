@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["ToldError", "UserError", "cause", "printable"]
+__all__ = ["Stopped", "ToldError", "UserError", "cause", "printable"]
 
 _FACTUAL = frozenset({"scalespace", "PIL", "safetensors", "safetensors_rust"}) | sys.stdlib_module_names
 
@@ -18,6 +18,13 @@ class UserError(ValueError):
 
 class ToldError(UserError):
     """What ends a process because another one has failed, which tells the user why; the command line prints nothing."""
+
+
+class Stopped(Exception):  # noqa: N818  # It is no error.
+    """Work that was stopped at the user's wish with everything saved. The same command goes on.
+
+    The command line prints the message alone and exits with code 75, EX_TEMPFAIL of sysexits.h: to be tried again.
+    """
 
 
 def cause(error: BaseException) -> str:

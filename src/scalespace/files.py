@@ -2,6 +2,9 @@
 
 What is written is what a program without such care would have left. It has the mode that the user's umask gives. A symbolic
 link stays, and the file that it leads to is replaced. A write-protected file is refused.
+
+What must outlive a power cut is written as ``durable``: every file and then every folder is flushed to the disk before the
+rename, and the folder that has the name after it. Without that, a file system may keep the rename and lose the contents.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ __all__ = [
     "check_absent",
     "check_folder",
     "check_writable",
+    "flush",
+    "recover",
+    "remove_directory",
     "why",
     "write_directory",
     "write_file",
@@ -45,40 +51,48 @@ PARTIAL = ".partial-"
 
 _FULL = 1 << 20  # bytes
 _READ_AND_WRITE = 0o666
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say that flush files alone
+# How the names of folders end that are being written, replaced or removed.
+_HALF, _OUTDATED, _REMOVED = ".partial", ".outdated", ".removed"
 
 
-def write_directory(path: Path, write: Callable[[Path], None]) -> None:
+def write_directory(path: Path, write: Callable[[Path], None], *, durable: bool = False) -> None:
     """Fill a folder and give it its name only when it is whole, in the place of an older one.
 
     Args:
         path: Name that the folder gets when it is whole.
         write: Writes the contents into the folder it is given.
+        durable: Whether it must outlive a power cut once this has returned.
 
     Raises:
         UserError: If something else than a folder has that name, or writing fails, as on a full disk; an older folder of that
             name stays.
     """
     place = Path(os.path.realpath(path))
-    partial = place.with_name(f".{place.name}.partial")
-    outdated = place.with_name(f".{place.name}.outdated")
+    partial, outdated = _beside(place, _HALF), _beside(place, _OUTDATED)
     try:
         if place.exists() and not place.is_dir():
             raise UserError(f"cannot write {path}, which is no folder; rename it or choose another place")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        _make(partial.parent, durable)
+        partial.mkdir()
         write(partial)
         mode = partial.stat().st_mode
         for file in filter(Path.is_file, partial.rglob("*")):
             _allow(file, mode)
+        if durable:
+            _flush_tree(partial)
         shutil.rmtree(outdated, ignore_errors=True)
         if place.exists():
-            place.rename(outdated)
+            _rename(place, outdated)
         try:
-            partial.rename(place)
+            _rename(partial, place)
         except OSError:
             if outdated.exists():
-                outdated.rename(place)
+                _rename(outdated, place)
             raise
+        if durable:
+            flush(place.parent)
         shutil.rmtree(outdated, ignore_errors=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         if memory_ran_out(error):
@@ -88,12 +102,39 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def remove_directory(path: Path) -> None:
+    """Remove a folder so that under its name it is whole or absent, also while it is being removed.
+
+    Raises:
+        OSError: If it cannot be removed; it may then be gone from its name.
+    """
+    removed = _beside(path, _REMOVED)
+    shutil.rmtree(removed, ignore_errors=True)
+    _rename(path, removed)
+    shutil.rmtree(removed)
+
+
+def recover(folder: Path) -> None:
+    """Clear the folders that a process that was killed has left half written, replaced or removed in a folder.
+
+    One that was replaced gets its name back if the new one had not taken it yet; all others are deleted. No other process may
+    be writing folders there.
+    """
+    for left in sorted(folder.glob(".*")):
+        with contextlib.suppress(OSError):
+            if left.name.endswith(_OUTDATED) and not (place := _place_of(left)).exists():
+                _rename(left, place)
+            elif left.name.endswith((_HALF, _OUTDATED, _REMOVED)) and left.is_dir():
+                shutil.rmtree(left)
+
+
+def write_file(path: Path, write: Callable[[Path], None], *, durable: bool = False) -> None:
     """Write a file whole or not at all, in the place of an older one.
 
     Args:
         path: The final name; its folder is made if absent.
         write: Writes the file it is given, whose name has the ending of the final one.
+        durable: Whether it must outlive a power cut once this has returned.
 
     Raises:
         UserError: If something else than a file has that name, if it is write-protected, or if writing fails, as on a full
@@ -104,12 +145,16 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     # A name of its own, since several processes may write at once, and a short one, since the final one may be long.
     partial = place.with_name(f"{PARTIAL}{secrets.token_hex(4)}{place.suffix}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make(place.parent, durable)
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         write(partial)
         _allow(partial, mode)
-        partial.replace(place)
+        if durable:
+            flush(partial)
+        _rename(partial, place)
+        if durable:
+            flush(place.parent)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path} ({why(error, path)}); {REMEDY}") from error
     finally:
@@ -200,6 +245,55 @@ def _check_room(place: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file's contents, or a folder's names.
+
+    Raises:
+        OSError: If the disk cannot take them.
+    """
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if not folder or error.errno not in _NO_FOLDERS:
+            raise
+    finally:
+        os.close(number)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Flush everything in a folder and the folder itself, names after the contents that they stand for."""
+    for inner, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            flush(Path(inner, name))
+        flush(Path(inner))
+
+
+def _make(folder: Path, durable: bool) -> None:
+    """Make a folder, and those that it lies in."""
+    if folder.exists():
+        return
+    _make(folder.parent, durable)
+    folder.mkdir(exist_ok=True)
+    if durable:
+        flush(folder.parent)
+
+
+def _rename(source: Path, target: Path) -> None:
+    source.replace(target)
+
+
+def _beside(place: Path, ending: str) -> Path:
+    return place.with_name(f".{place.name}{ending}")
+
+
+def _place_of(outdated: Path) -> Path:
+    return outdated.with_name(outdated.name.removeprefix(".").removesuffix(_OUTDATED))
 
 
 def _check_replaceable(path: Path, place: Path) -> None:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalespace.errors import ToldError, UserError
+from scalespace.errors import Stopped, ToldError, UserError
 from scalespace.launch import check_launch, device_setting, launched
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def joined() -> Iterator[Processes]:
         with contextlib.nullcontext() if processes.is_first else _silence():
             yield processes
             processes.meet()
-    except ToldError:
+    except (ToldError, Stopped):
+        # All have agreed to stop, so that nobody waits for a word of failure.
         raise
     except Exception as error:
         if processes.fail():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file, save_file
-from tests.small_models import cli_error, small_pipeline
+from tests.small_models import cli_error, small_network, small_pipeline
 from torch.testing import assert_close
 
 from scalespace.errors import UserError
@@ -43,7 +43,8 @@ class Bomb:
 
 def test_a_folder_is_safetensors_and_json_and_names_this_package(saved):
     files = sorted(path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file())
-    assert files == ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS]
+    others = ["manifest.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+    assert files == [*others, WEIGHTS]
     index = json.loads((saved / "model_index.json").read_text())
     assert index["_class_name"] == "ScaleSpacePipeline"
     assert index["unet"] == ["scalespace", "FlexiUNet"]
@@ -155,6 +156,89 @@ def test_missing_and_damaged_files_are_named_in_one_sentence(damage: str, model,
     output = tmp_path / "pictures"
     assert words in cli_error(capsys, ["sample", str(model), "--output", str(output), "--steps", "2", "--quiet"])
     assert not output.exists()
+
+
+def _flip(model: Path) -> None:
+    content = bytearray((model / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (model / WEIGHTS).write_bytes(content)
+
+
+def _zero_tail(model: Path) -> None:
+    content = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(content[:-99] + bytes(99))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [_flip, _zero_tail, lambda model: small_network(1).save_pretrained(model / "unet")],
+    ids=["flip", "zero", "swap"],
+)
+def test_weights_that_are_not_those_that_were_saved_are_refused(harm: Callable[[Path], None], model, tmp_path, capsys):
+    harm(model)
+    for words in (
+        ["sample", str(model), "--output", str(tmp_path / "new")],
+        ["evaluate", str(model), "synthetic:shapes:9"],
+    ):
+        error = cli_error(capsys, [*words, "--quiet"])
+        assert f"the weights of {model} are not those that were saved ({WEIGHTS} has other contents" in error
+        assert f"delete {model / 'manifest.json'} if you have changed them yourself" in error
+    (model / "manifest.json").unlink()
+    load_pipeline(model)
+
+
+def test_a_configuration_that_was_edited_is_used_and_said(model, capsys):
+    _edit("scheduler/scheduler_config.json", solver="ddim")(model)
+    assert load_pipeline(model).scheduler.config["solver"] == "ddim"
+    name = model / "scheduler" / "scheduler_config.json"
+    assert capsys.readouterr().err == f"{name} has been changed since the model was saved, and is used as it is\n"
+    _edit("scheduler/scheduler_config.json", change_points=[3, 2])(model)
+    with pytest.raises(UserError, match=r"scheduler_config.json has been changed since it was saved, so restore it"):
+        load_pipeline(model)
+
+
+def test_a_model_that_is_saved_again_or_copied_is_whole(model, tmp_path, capsys):
+    pipeline = load_pipeline(model)
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).add_(1)
+    pipeline.save_pretrained(model)
+    shutil.copytree(model, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("mine")
+    load_pipeline(tmp_path / "copy")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("proven", [True, False])
+def test_weights_that_are_not_finite_are_refused(value: float, proven: bool, tmp_path, capsys):
+    pipeline, model = small_pipeline(), tmp_path / "model"
+    with torch.no_grad():
+        pipeline.unet.conv_in.bias[0] = value
+    pipeline.save_pretrained(model)
+    if not proven:
+        (model / "manifest.json").unlink()
+    for words in (
+        ["sample", str(model), "--output", str(tmp_path / "new")],
+        ["evaluate", str(model), "synthetic:shapes:9"],
+    ):
+        assert f"model {model} has weights that are NaN or infinite (conv_in.bias)" in cli_error(
+            capsys, [*words, "--quiet"]
+        )
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(model):
+    (model / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS to the weights; run git lfs pull"):
+        load_pipeline(model)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"files": {"a": {"size": 1}}}'])
+def test_a_damaged_manifest_is_named(content: str, model):
+    (model / "manifest.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"manifest.json is damaged .* or delete it to load the model without this proof"
+    ):
+        load_pipeline(model)
 
 
 @pytest.mark.parametrize("ending", [".pt", ".ckpt", ".bin", ".pkl", ".pth"])

@@ -1,7 +1,8 @@
 import json
 import pickle
 import resource
-from collections.abc import Iterator
+import shutil
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.small_models import CHANGE, small_config
 from torch import Tensor
 from torch.testing import assert_close
@@ -121,10 +122,13 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(options: dict[str, Any], pic
 
     train(small_config(tmp_path / "extended", **options, max_steps=3))
     # Steps draw from generators of their own, dropout too; what accelerate keeps of the global ones is not needed.
-    (tmp_path / "extended" / "checkpoints" / "step-00000003" / "random_states_0.pkl").unlink()
+    early = tmp_path / "extended" / "checkpoints" / "step-00000003"
+    # Checkpoints of earlier versions have no manifest.
+    for name in ("manifest.json", "random_states_0.pkl"):
+        (early / name).unlink()
     if not {"level_sampling"} & options.keys():
-        # Checkpoints of earlier versions do not hold it.
-        (tmp_path / "extended" / "checkpoints" / "step-00000003" / "progress.json").unlink()
+        # Nor do they hold this.
+        (early / "progress.json").unlink()
     extended = train(small_config(tmp_path / "extended", **options))
     assert_equal_runs(straight, extended, 6)
 
@@ -179,10 +183,30 @@ def test_a_checkpoint_cut_short_by_a_crash_is_not_resumed_from(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors"])
-@pytest.mark.parametrize("harm", ["missing", "cut short", "garbage", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(name: str, harm: str, tmp_path):
+def test_a_checkpoint_with_a_flipped_bit_is_skipped_with_a_word_and_the_one_before_serves(name: str, tmp_path):
     config = small_config(tmp_path, max_steps=2, checkpoint_every=1)
     run = train(config)
+    file, average = checkpoint(run, 2) / name, checkpoint(run, 2) / "ema.safetensors"
+    content, before = bytearray(file.read_bytes()), average.read_bytes()
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    said: list[str] = []
+    train_aloud(config, progress=False, say=said.append)
+    assert said[-2:] == [
+        f"skipped {checkpoint(run, 2)}: {name} has other contents than were written",
+        f"resuming {tmp_path} at step 1",
+    ]
+    assert average.read_bytes() == before
+    assert sorted(path.name for path in checkpoint(run, 2).parent.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors"])
+@pytest.mark.parametrize("harm", ["missing", "cut short", "garbage", "empty"])
+def test_a_damaged_checkpoint_of_an_earlier_version_is_named(name: str, harm: str, tmp_path):
+    config = small_config(tmp_path, max_steps=2, checkpoint_every=1)
+    run = train(config)
+    for path in checkpoint(run, 2).parent.glob("*/manifest.json"):
+        path.unlink()
     file, average = checkpoint(run, 2) / name, checkpoint(run, 2) / "ema.safetensors"
     content, before = file.read_bytes(), average.read_bytes()
     file.unlink()
@@ -207,13 +231,19 @@ class Bomb:
         return Path.mkdir, (self.mark,)
 
 
+@pytest.mark.parametrize("proven", [True, False])
 @pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl"])
-def test_no_code_in_a_checkpoint_is_run(name: str, tmp_path):
+def test_no_code_in_a_checkpoint_is_run(name: str, proven: bool, tmp_path):
     config, mark = small_config(tmp_path / "run", max_steps=1), tmp_path / "exploded"
     run = train(config)
+    if not proven:
+        (checkpoint(run, 1) / "manifest.json").unlink()
     for write in (lambda f: torch.save(Bomb(mark), f), lambda f: f.write_bytes(pickle.dumps(Bomb(mark), protocol=2))):
         write(checkpoint(run, 1) / name)
-        if name == "random_states_0.pkl":
+        if proven:
+            with pytest.raises(UserError, match=r"no checkpoint in .* is whole|is whole, and cannot be loaded"):
+                train(config)
+        elif name == "random_states_0.pkl":
             train(config)  # Nothing needs them: every step has its own generators.
         else:
             with pytest.raises(UserError, match="is damaged"):
@@ -224,7 +254,8 @@ def test_no_code_in_a_checkpoint_is_run(name: str, tmp_path):
 def test_the_final_model_has_the_averaged_weights(tmp_path):
     run = train(small_config(tmp_path, ema_decay=0.9))
     files = [path.relative_to(run.model_path).as_posix() for path in run.model_path.rglob("*") if path.is_file()]
-    assert sorted(files) == ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS]
+    others = ["manifest.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+    assert sorted(files) == [*others, WEIGHTS]
     index = json.loads((run.model_path / "model_index.json").read_text())
     assert [index[part][0] for part in ("unet", "scheduler")] == ["scalespace", "scalespace"]
 
@@ -390,38 +421,92 @@ def test_sample_grids_use_the_same_noise_and_do_not_disturb_training(pictures, t
         assert grid.size == (18, 18)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_run_that_fails_stops_and_keeps_the_last_good_checkpoint(what: str, tmp_path, monkeypatch):
+def poison(monkeypatch: pytest.MonkeyPatch, what: str, steps: Container[int]) -> None:
+    """Make the gradients of some steps, counted from 0, NaN."""
     objective = Trainer.loss
 
     def poisoned(self: Trainer, step: int, batch: Batch):
         loss = objective(self, step, batch)
-        if step != 4:
+        if step not in steps:
             return loss
         # The second is 0 and has the gradient 0 / 0.
         return loss * torch.nan if what == "loss" else loss + (0 * loss).sqrt()
 
-    config = small_config(tmp_path / "run", checkpoint_every=1, keep_checkpoints=9)
+    monkeypatch.setattr(Trainer, "loss", poisoned)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(what: str, tmp_path, monkeypatch):
+    poison(monkeypatch, what, {4})
+    options: dict[str, Any] = {"checkpoint_every": 1, "keep_checkpoints": 9, "warmup_steps": 0}
+    run = train(small_config(tmp_path / "run", **options))
+    assert [(line["step"], line["skipped_steps"]) for line in log(run)] == [(s, int(s > 4)) for s in range(1, 7)]
+    assert [line["step"] for line in log(run) if line["loss"] is None] == [5]
+    plot_losses(run.read_log(), tmp_path / "loss.png", "a title")
+    # The checkpoint of the skipped step waits for a step that is not skipped.
+    assert [step for step in range(1, 7) if checkpoint(run, step).exists()] == [1, 2, 3, 4, 6]
+    poison(monkeypatch, what, {4, 5})
+    four = train(small_config(tmp_path / "four", **options))
+    for name in ("model", "ema"):
+        before, after = (load_file(checkpoint(four, step) / f"{name}.safetensors") for step in (4, 6))
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    # Resumed at step 4, it skips the same step.
+    for step in (5, 6):
+        shutil.rmtree(checkpoint(run, step), ignore_errors=True)
+    monkeypatch.undo()
+    poison(monkeypatch, what, {4})
+    assert_equal_runs(run, train(small_config(tmp_path / "run", **options)), 6)
+
+
+def test_a_run_whose_gradients_stay_bad_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    options: dict[str, Any] = {"checkpoint_every": 2, "max_steps": 40}
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "loss", poisoned)
+        poison(patch, "loss", range(4, 99))
         with pytest.raises(UserError) as caught:
-            train(config)
-    found = {"loss": "the loss is nan", "gradient": "the norm of the gradient is nan"}[what]
-    assert str(caught.value).startswith(
-        f"{found} at step 5 (4x4) and training has stopped; the last good checkpoint is"
-    )
-    assert "step-00000004; train in a new --output-dir with a lower --learning-rate" in str(caught.value)
-    run = on_disk(config)
+            train(small_config(tmp_path / "run", **options))
+        assert str(caught.value).startswith("the last 20 gradients are not finite at step 24 (")
+        assert "the last good checkpoint is" in str(caught.value)
+        assert "step-00000004; train in a new --output-dir with a lower --learning-rate" in str(caught.value)
+        # The count goes on where a run was stopped in between.
+        train(small_config(tmp_path / "parts", **options | {"max_steps": 10}))
+        with pytest.raises(UserError, match="the last 20 gradients are not finite at step 24"):
+            train(small_config(tmp_path / "parts", **options))
+    run = on_disk(small_config(tmp_path / "run", **options))
     assert run.latest_checkpoint() == (4, checkpoint(run, 4))
     assert not run.model_path.exists()
-    assert [line["step"] for line in log(run)] == [1, 2, 3, 4]
     # What was kept is good: without the poison the run ends like one that was never poisoned.
-    assert_equal_runs(train(small_config(tmp_path / "straight", checkpoint_every=1)), train(config), 6)
+    straight = train(small_config(tmp_path / "straight", **options | {"max_steps": 6}))
+    assert_equal_runs(straight, train(small_config(tmp_path / "run", **options | {"max_steps": 6})), 6)
+
+
+def test_weights_that_are_not_finite_are_never_saved_and_never_gone_on_from(tmp_path, monkeypatch):
+    config = small_config(tmp_path, max_steps=2, checkpoint_every=1)
+    run = train(config)
+    weights = load_file(checkpoint(run, 2) / "model.safetensors")
+    weights["conv_in.bias"][0] = torch.nan
+    save_file(weights, checkpoint(run, 2) / "model.safetensors")
+    (checkpoint(run, 2) / "manifest.json").unlink()
+    (checkpoint(run, 1) / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"step-00000002 is damaged \(conv_in.bias is not finite\); delete it to"):
+        train(config)
+    shutil.rmtree(checkpoint(run, 2))
+    take = Trainer.step
+
+    def spoil(self: Trainer, number: int, batch: Batch):
+        result = take(self, number, batch)
+        self.network.conv_in.bias.data[0] = torch.inf
+        return result
+
+    monkeypatch.setattr(Trainer, "step", spoil)
+    words = "conv_in.bias is no longer finite; .* a lower --learning-rate; the last good checkpoint is .*step-00000001"
+    with pytest.raises(UserError, match=words):
+        train(config)
 
 
 def test_a_learning_rate_that_is_far_too_high_ends_in_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"(is nan|is inf) at step \d+ \(\d+x\d+.*no checkpoint had been written yet"):
-        train(small_config(tmp_path, learning_rate=1e30, warmup_steps=0, max_steps=20, checkpoint_every=20))
+    words = r"the last 20 gradients are not finite at step \d+ \(\d+x\d+.*no checkpoint had been written yet"
+    with pytest.raises(UserError, match=words):
+        train(small_config(tmp_path, learning_rate=1e30, warmup_steps=0, max_steps=40, checkpoint_every=20))
 
 
 @contextmanager
@@ -465,7 +550,8 @@ def test_a_full_disk_at_the_final_model_leaves_the_earlier_model(tmp_path, monke
             train(small_config(tmp_path, max_steps=4))
     assert (run.model_path / WEIGHTS).read_bytes() == before
     assert run.latest_checkpoint() == (4, checkpoint(run, 4))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "log.jsonl", "model", "run.json"]
+    kept = [".lock", "checkpoints", "log.jsonl", "model", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
 def test_a_different_run_is_refused_before_the_data_are_read(tmp_path):

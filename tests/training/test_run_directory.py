@@ -49,6 +49,7 @@ def test_the_same_run_is_found_again(tmp_path, run):
 
 def test_what_does_not_change_the_weights_may_change(tmp_path, run):
     free = {"max_steps": 99, "log_every": 7, "sample_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
+    free |= {"checkpoint_minutes": 1.0, "max_hours": 2.0}
     free |= {"data": "elsewhere", "tracker": "tensorboard", "cache_gib": 0.0, "gradient_checkpointing": True}
     assert RunDirectory(small_config(tmp_path / "run", **free), DATA).path == run.path
 
@@ -149,7 +150,8 @@ def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
     stored = set(json.loads((run.path / "run.json").read_text())) - {*("data_fingerprint", "pictures", "class_names")}
     assert names - stored == {
         *("data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"),
-        *("checkpoint_every", "keep_checkpoints", "tracker", "cache_gib", "gradient_checkpointing"),
+        *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "max_hours"),
+        *("tracker", "cache_gib", "gradient_checkpointing"),
     }
 
 

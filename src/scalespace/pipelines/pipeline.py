@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
+from scalespace.manifest import write_manifest
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
@@ -77,6 +79,19 @@ class ScaleSpacePipeline(DiffusionPipeline):
                 "give every number from 0 on a name of its own, or leave id2label out"
             )
         self.register_to_config(id2label=names)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+        """Save as diffusers does, with a manifest of the files, by which ``load_pipeline`` finds out what happened to them.
+
+        Args:
+            save_directory: Folder; it is made if absent.
+            *args: Further arguments of diffusers' ``save_pretrained``.
+            **options: Its options.
+        """
+        super().save_pretrained(save_directory, *args, **options)
+        folder = Path(save_directory)
+        files = (file for part in ("unet", "scheduler") for file in (folder / part).iterdir() if file.is_file())
+        write_manifest(folder, ["model_index.json", *(file.relative_to(folder).as_posix() for file in files)])
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
         """Numbers of classes by their names, for ``class_labels``.

@@ -184,8 +184,12 @@ class TrainConfig(ModelConfig):
     """Number of sampling steps for a sample grid."""
     checkpoint_every: int = 5000
     """Number of steps between two checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Number of minutes after which a checkpoint is saved, besides those every checkpoint-every steps. 0 saves none."""
     keep_checkpoints: int = 2
     """Number of checkpoints to keep. Older ones are deleted."""
+    max_hours: float | None = None
+    """Stop with a checkpoint after this many hours, with exit code 75. The same command goes on. None sets no limit."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where losses are sent besides the log file."""
     cache_gib: float = 4.0
@@ -196,19 +200,14 @@ class TrainConfig(ModelConfig):
         positive = (
             *("max_steps", "batch_size", "learning_rate", "gradient_clip", "log_every", "sample_images"),
             *("checkpoint_every", "keep_checkpoints", "weight_gamma", "ema_power", "full_rate_steps"),
-            *(() if self.micro_batch is None else ("micro_batch",)),
+            *(name for name in ("micro_batch", "max_hours") if getattr(self, name) is not None),
         )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in (
-            "seed",
-            "warmup_steps",
-            "cooldown_steps",
-            "weight_decay",
-            "average_every",
-            "sample_every",
-            "cache_gib",
+            *("seed", "warmup_steps", "cooldown_steps", "weight_decay", "average_every"),
+            *("sample_every", "checkpoint_minutes", "cache_gib"),
         ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +18,13 @@ from tqdm import tqdm
 
 from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.spectrum import mean_spectrum
-from scalespace.errors import UserError
+from scalespace.errors import Stopped, UserError, cause
 from scalespace.files import write_directory
+from scalespace.memory import memory_ran_out
 from scalespace.processes import join
 from scalespace.reading import reading
+from scalespace.runs.lock import check_unlocked, locked
+from scalespace.runs.stopping import Stopping
 from scalespace.training.announcement import announcement
 from scalespace.training.build import (
     build_network,
@@ -52,10 +58,12 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
 
     Raises:
         UserError: If data, process, network or output directory do not fit, the loss is no longer finite, or the disk
-            is full; checkpoints written before are kept.
+            is full, or another run trains in the same directory; checkpoints written before are kept.
         ToldError: If another of the processes that share the training has failed.
+        Stopped: If a signal or ``max_hours`` has ended it before ``max_steps``; a checkpoint has been saved.
     """
     processes = join()
+    stopping = Stopping(config.max_hours, aloud=processes.is_first)
     progress, say = progress and processes.is_first, say if processes.is_first else _nothing
     if config.batch_size < processes.count:
         raise UserError(
@@ -71,7 +79,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
     trainer = Trainer(config, accelerator, scheduler, network, processes)
-    processes.first(lambda: RunDirectory(config, None) and None)
+    folder = Path(config.output_dir)
+    processes.first(lambda: RunDirectory(config, None) and check_unlocked(folder))
     data = open_images(
         config.data,
         scheduler.image_size,
@@ -93,32 +102,21 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
             f"process {processes.rank} finds other pictures at {config.data} than the first process, which finds "
             f"{identity.pictures:,}; give all machines the same pictures"
         )
-    # The others find what the first has written.
-    processes.first(lambda: RunDirectory(config, identity, say) and None)
-    run = RunDirectory(config, identity)
-    accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
-    first = _resume(run, trainer, say)
-    if first > config.max_steps:
-        raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
-    recorder = Recorder(run, accelerator, config, processes)
-    bar = tqdm(
-        initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
-    )
-    with bar:
-        for step, result in enumerate(trainer.steps(data, first), start=first + 1):
-            recorder.add(step, result)
-            checkpoint = step % config.checkpoint_every == 0 or step == config.max_steps
-            if checkpoint or step % config.log_every == 0:
-                # Before anything is saved: a checkpoint never holds the weights of a run that has failed.
-                bar.set_postfix_str(recorder.flush(), refresh=False)
-            bar.update()
-            if config.sample_every and step % config.sample_every == 0:
-                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
-            if config.average_every and (step % config.average_every == 0 or step == config.max_steps):
-                processes.first(partial(trainer.save_snapshot, run.averages_path / f"step-{step:08d}.safetensors"))
-            if checkpoint:
-                processes.first(partial(run.save_checkpoint, step, trainer.save))
-    processes.first(lambda: write_directory(run.model_path, lambda path: trainer.save_pipeline(path, data.classes)))
+    with ExitStack() as held:
+        processes.first(lambda: held.enter_context(locked(folder, say)))
+        # The others find what the first has written.
+        processes.first(lambda: RunDirectory(config, identity, say) and None)
+        run = RunDirectory(config, identity, say)
+        accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
+        first = _resume(run, trainer, progress, say)
+        if first > config.max_steps:
+            raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
+        _take_steps(run, trainer, data, first, stopping, progress)
+        processes.first(
+            lambda: write_directory(
+                run.model_path, lambda path: trainer.save_pipeline(path, data.classes), durable=True
+            )
+        )
     for tracker in accelerator.trackers:
         tracker.finish()
     if not data.cached:
@@ -127,22 +125,80 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     return run
 
 
+def _take_steps(
+    run: RunDirectory, trainer: Trainer, data: ImageDataset, first: int, stopping: Stopping, progress: bool
+) -> None:
+    config, processes = trainer.config, trainer.processes
+    recorder = Recorder(run, trainer.accelerator, config, processes)
+    owed, saved = False, time.monotonic()
+    bar = tqdm(
+        initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
+    )
+    # Before the first step there is nothing to save, and a signal does what it does to any program.
+    with stopping, bar:
+        for step, result in enumerate(trainer.steps(data, first), start=first + 1):
+            recorder.add(step, result)
+            last = step == config.max_steps
+            late = config.checkpoint_minutes > 0 and time.monotonic() - saved >= 60 * config.checkpoint_minutes
+            stop = stopping.reason is not None
+            # Clocks and signals are each process's own. Mostly there is nothing to say, in one meeting.
+            if processes.meet(late or stop):
+                late, stop = processes.meet(late), processes.meet(stop)
+            owed = owed or late or stop or last or step % config.checkpoint_every == 0
+            # A checkpoint has weights that are known to lead on, so it waits for a step that is not skipped.
+            checkpoint = owed and (last or not result.skipped.in_a_row)
+            if checkpoint or step % config.log_every == 0:
+                # Before anything is saved: a checkpoint never holds the weights of a run that has failed.
+                bar.set_postfix_str(recorder.flush(), refresh=False)
+            bar.update()
+            # Before the checkpoint, from which a run goes on that is killed: nothing before it is done again.
+            if config.average_every and (last or step % config.average_every == 0):
+                processes.first(partial(trainer.save_snapshot, run.averages_path / f"step-{step:08d}.safetensors"))
+            if checkpoint:
+                processes.first(partial(run.save_checkpoint, step, trainer.save))
+                owed, saved = False, time.monotonic()
+            if stop and not last:
+                raise Stopped(_farewell(run, step, stopping.reason))
+            if config.sample_every and step % config.sample_every == 0:
+                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
+
+
+def _farewell(run: RunDirectory, step: int, reason: str | None) -> str:
+    latest = run.latest_checkpoint()
+    kept = (
+        f"the checkpoint is {latest[1]}"
+        if latest
+        else "there is no checkpoint yet, since the latest steps were skipped"
+    )
+    return f"stopped at step {step} by {reason or 'a signal'}; {kept}, and the same command goes on"
+
+
 def _nothing(line: str) -> None:
     """Say nothing, on processes other than the first."""
 
 
-def _resume(run: RunDirectory, trainer: Trainer, say: Callable[[str], None]) -> int:
+def _resume(run: RunDirectory, trainer: Trainer, progress: bool, say: Callable[[str], None]) -> int:
     processes = trainer.processes
-    latest = processes.first(run.latest_checkpoint)
-    if latest is None:
+    found = processes.first(partial(run.checkpoint_to_resume, progress))
+    if found is None:
         processes.first(partial(run.rewind_log, 0))
         return 0
-    step, path = latest
-    with reading(path, "delete it to resume from the one before", *_DAMAGE):
-        trainer.load(path, step)
-    processes.first(partial(run.rewind_log, step))
-    say(f"resuming {run.path} at step {step}")
-    return step
+    if found.proven:
+        try:
+            trainer.load(found.path, found.step)
+        except (OSError, *_DAMAGE) as error:
+            if memory_ran_out(error):
+                raise
+            raise UserError(
+                f"{found.path} is whole, and cannot be loaded all the same ({cause(error)}); resume with the versions of "
+                "scalespace, torch and accelerate that wrote it"
+            ) from error
+    else:
+        with reading(found.path, "delete it to resume from the one before", *_DAMAGE):
+            trainer.load(found.path, found.step)
+    processes.first(partial(run.rewind_log, found.step))
+    say(f"resuming {run.path} at step {found.step}")
+    return found.step
 
 
 def _identity(data: ImageDataset) -> DataIdentity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,22 @@ from scalespace.training.configuration import TrainConfig
 from scalespace.training.run_directory import RunDirectory
 from scalespace.training.time_sampling import TimeGroup
 
-__all__ = ["Recorder", "StepResult"]
+__all__ = ["Recorder", "Skipped", "StepResult"]
+
+_MOST_SKIPPED = 20  # steps in a row; in half precision a scale of 2^16 is down to 1 by then
+
+
+class Skipped(NamedTuple):
+    """Steps that changed no weight, since their gradients were not finite."""
+
+    total: int
+    """Since the run began."""
+    in_a_row: int
+    """How many of them are the latest steps."""
+
+    def after(self, finite: bool) -> Skipped:
+        """The same after one more step."""
+        return Skipped(self.total, 0) if finite else Skipped(self.total + 1, self.in_a_row + 1)
 
 
 class StepResult(NamedTuple):
@@ -28,6 +43,7 @@ class StepResult(NamedTuple):
     """Number of pictures, over all processes."""
     loss: Tensor
     gradient_norm: Tensor
+    skipped: Skipped
 
 
 class Recorder:
@@ -47,44 +63,55 @@ class Recorder:
         self.since = time.perf_counter()
 
     def add(self, step: int, result: StepResult) -> None:
-        """Keep what a step did, counted from 1, until it is written."""
+        """Keep what a step did, counted from 1, until it is written.
+
+        Raises:
+            UserError: If it is one too many that had to be skipped.
+        """
         self.pending.append((step, result))
+        if result.skipped.in_a_row >= _MOST_SKIPPED:
+            self.flush()
+            self._stop(f"the last {result.skipped.in_a_row} gradients are not finite", step, result)
 
     def flush(self) -> str:
         """Write what has gathered; returns a word for the progress bar.
 
         Raises:
-            UserError: If a loss is not finite, or a gradient has spoilt the weights.
+            UserError: If the loss of a step that was taken is not finite.
         """
         if not self.pending:
             return ""
         losses: list[float] = torch.stack([result.loss for _, result in self.pending]).tolist()
         norms = torch.stack([result.gradient_norm for _, result in self.pending]).tolist()
+        taken: list[float] = []
         by_group: dict[str, list[float]] = {}
         for (step, result), loss, norm in zip(self.pending, losses, norms, strict=True):
+            if not math.isfinite(norm):
+                continue  # The step was skipped.
             if not math.isfinite(loss):
                 self._stop(f"the loss is {loss}", step, result)
-            # In half precision the scaler leaves such a step out and goes on with a smaller scale.
-            if not math.isfinite(norm) and self.accelerator.scaler is None:
-                self._stop(f"the norm of the gradient is {norm}", step, result)
+            taken.append(loss)
             by_group.setdefault(_name(result.group), []).append(loss)
         finite = [norm for norm in norms if math.isfinite(norm)]
         seconds = time.perf_counter() - self.since
         pictures = sum(result.pictures for _, result in self.pending)
-        record = {
+        skipped = self.pending[-1][1].skipped.total
+        record: dict[str, Any] = {
             "step": self.pending[-1][0],
-            "loss": sum(losses) / len(losses),
+            "loss": sum(taken) / len(taken) if taken else None,
             "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
             "gradient_norm": sum(finite) / len(finite) if finite else None,
+            "skipped_steps": skipped,
             "pictures_per_second": round(pictures / seconds, 1),
         }
         self.pending.clear()
         self.since = time.perf_counter()
         self.processes.first(partial(self.run.append_log, record))
-        scalars = {key: record[key] for key in ("loss", "gradient_norm", "pictures_per_second")}
+        scalars = {key: record[key] for key in ("loss", "gradient_norm", "skipped_steps", "pictures_per_second")}
         scalars = {key: value for key, value in scalars.items() if value is not None}
         self.accelerator.log(scalars | {f"loss/{k}": v for k, v in record["losses"].items()}, step=record["step"])
-        return f"loss {record['loss']:.4f}"
+        loss = f"loss {record['loss']:.4f}" if taken else "no finite gradient"
+        return loss + (f", {skipped} steps skipped" if skipped else "")
 
     def _stop(self, what: str, step: int, result: StepResult) -> NoReturn:
         latest = self.run.latest_checkpoint()

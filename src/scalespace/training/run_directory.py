@@ -2,29 +2,31 @@
 
     run.json                    the configuration, the fingerprint of the data and the names of their classes: which run this is
     log.jsonl                   losses per resolution, one line every few steps
-    checkpoints/step-00005000/  everything needed to go on as if nothing had happened
+    checkpoints/step-00005000/  everything needed to go on as if nothing had happened, and a manifest that proves it whole
     samples/step-00005000.png   pictures drawn with the averaged weights
     averages/                   snapshots of averaged weights, from which others are made
     model/                      the trained ScaleSpacePipeline
 
-A directory appears under its final name only when it is complete, so a checkpoint or a model is either whole or absent.
+A directory appears under its final name only when it is complete, so a checkpoint or a model is either whole or absent. What
+happens to it later is found by its manifest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from scalespace.data.classes import listed
-from scalespace.errors import UserError, cause
-from scalespace.files import PARTIAL, REMEDY, why, write_directory, write_file
+from scalespace.errors import UserError
+from scalespace.files import PARTIAL, REMEDY, flush, recover, why, write_file
 from scalespace.reading import read_json
+from scalespace.runs.checkpoints import Checkpoint, Checkpoints
+from scalespace.runs.lock import LOCK
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["DataIdentity", "RunDirectory", "recorded"]
@@ -32,13 +34,16 @@ __all__ = ["DataIdentity", "RunDirectory", "recorded"]
 # Fields that may change between two starts of one run, since they do not change its weights.
 _FREE = frozenset(
     {"data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"}
-    | {"checkpoint_every", "keep_checkpoints", "tracker", "cache_gib", "gradient_checkpointing"}
+    | {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "max_hours"}
+    | {"tracker", "cache_gib", "gradient_checkpointing"}
 )
 # What run.json has of the data, which are compared by the fingerprint alone.
 _OF_DATA = frozenset({"data_fingerprint", "pictures", "class_names"})
 # Options that did not always have their default's effect: what runs had before they existed.
 _FORMER = {"network.min_channels_per_group": 1}
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
+# What may lie in the folder before a run begins: what a first start has left, and where its output is sent to.
+_NO_RUN = (LOCK, f"{PARTIAL}*", "*.log", "*.out", "*.err")
 
 
 @dataclass(frozen=True)
@@ -72,51 +77,62 @@ class RunDirectory:
 
     def __init__(self, config: TrainConfig, data: DataIdentity | None, say: Callable[[str], None] = lambda line: None):
         self.path = Path(config.output_dir)
-        self.keep = config.keep_checkpoints
+        self._identity = _identity(config, data)
         self._awaits_data = config.process.awaits_data
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / "model"
         self.averages_path = self.path / "averages"
-        self._checkpoints = self.path / "checkpoints"
+        self._checkpoints = Checkpoints(self.path / "checkpoints", config.keep_checkpoints, say)
+        self._say = say
         if self._is_new():
             if data is not None:
-                self._write_identity(_identity(config, data))
+                self._write_identity()
         else:
             self._check_identity(config, data, say)
 
     def _is_new(self) -> bool:
         if self.path.is_file():
             raise UserError(f"{self.path} is a file; name a folder for the run with --output-dir")
-        # A run whose first file could not be written, on a full disk, has left nothing that is worth keeping.
-        return not self.path.exists() or all(file.name.startswith(PARTIAL) for file in self.path.iterdir())
+        return not self.path.exists() or all(
+            any(fnmatch(entry.name, pattern) for pattern in _NO_RUN) for entry in self.path.iterdir()
+        )
 
-    def _write_identity(self, identity: dict[str, Any]) -> None:
-        text = json.dumps(identity, indent=2) + "\n"
-        write_file(self.path / "run.json", lambda file: _write_text(file, text))
+    def _write_identity(self) -> None:
+        text = json.dumps(self._identity, indent=2) + "\n"
+        write_file(self.path / "run.json", lambda file: _write_text(file, text), durable=True)
 
     def _check_identity(self, config: TrainConfig, data: DataIdentity | None, say: Callable[[str], None]) -> None:
         file = self.path / "run.json"
         if not file.exists():
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
-        identity = _identity(config, data)
-        old, new = _flat(read_json(file, "restore it or give a new --output-dir")), _flat(identity)
+        old = read_json(file, "restore it or give a new --output-dir")
+        if (difference := self._difference(old)) is not None:
+            raise UserError(
+                f"{self.path} holds a different run: {difference}; give a new --output-dir, or the same options to resume"
+            )
+        if data is not None and old.get("data_fingerprint") != data.fingerprint:
+            self._check_former_data(config, old, data, say)
+            self._write_identity()
+
+    def _difference(self, identity: Mapping[str, Any]) -> str | None:
+        """In which options a run, of which run.json or a checkpoint tells, differs from this one; None where in none."""
         # A run written before an option existed was trained with what is its default.
-        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _FORMER | old
-        if data is None and self._awaits_data:
+        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _FORMER | _flat(identity)
+        new = _flat(self._identity)
+        if self._awaits_data:
             # Nor is it known what is read off the data.
             old["process.change_points"] = new["process.change_points"]
         options = sorted((old.keys() | new.keys()) - _OF_DATA)
         differences = [name for name in options if old.get(name) != new.get(name)]
-        if differences:
-            name = differences[0]
-            more = f" ({len(differences) - 1} other options differ too)" if len(differences) > 1 else ""
-            raise UserError(
-                f"{self.path} holds a different run: {name} is {old.get(name)} there and {new.get(name)} here{more}; "
-                "give a new --output-dir, or the same options to resume"
-            )
-        if data is not None and old.get("data_fingerprint") != data.fingerprint:
-            self._check_former_data(config, old, data, say)
-            self._write_identity(identity)
+        if not differences:
+            return None
+        name = differences[0]
+        more = f" ({len(differences) - 1} other options differ too)" if len(differences) > 1 else ""
+        return f"{name} is {old.get(name)} there and {new.get(name)} here{more}"
+
+    def _of_another_run(self, identity: Mapping[str, Any]) -> str | None:
+        known, here = identity.get("data_fingerprint"), self._identity.get("data_fingerprint")
+        return self._difference(identity) or (None if known == here else "which was trained on other pictures")
 
     def _check_former_data(
         self, config: TrainConfig, old: dict[str, Any], data: DataIdentity, say: Callable[[str], None]
@@ -144,28 +160,50 @@ class RunDirectory:
         say(f"{earlier}; these are the same, their contents could not be compared, and run.json knows them from now on")
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest checkpoint, if there is one."""
-        found = self._all_checkpoints()
-        return (int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+        """Step and folder of the newest checkpoint of which nothing is known that speaks against it; None without any."""
+        return self._checkpoints.latest()
 
-    def _all_checkpoints(self) -> list[Path]:
-        # Oldest first; copies that a user keeps beside them under other names are left alone.
-        return sorted(path for path in self._checkpoints.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name))
+    def checkpoint_to_resume(self, progress: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is whole; what is left out, and why, is said in a line each.
+
+        It also clears what a start that was killed has left half written, so the run must be locked.
+
+        Args:
+            progress: Whether reading that takes over two seconds shows a bar on stderr.
+
+        Returns:
+            The checkpoint; None where the run has none yet.
+
+        Raises:
+            UserError: If there are checkpoints, or a model that was trained, and no checkpoint is whole.
+        """
+        for folder in (self.path, self._checkpoints.folder):
+            recover(folder)
+        found = self._checkpoints.newest_whole(self._of_another_run, progress)
+        if found is None and self.model_path.exists():
+            raise UserError(
+                f"{self.path} has a model and no checkpoint to go on from; restore one from a copy, or give a new "
+                "--output-dir to train anew"
+            )
+        if found is None and self.log_path.exists():
+            self._say(f"{self.path} was stopped before its first checkpoint and begins again at step 0")
+        return found
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write the checkpoint of ``step`` whole or not at all, then delete the oldest ones.
+        """Write the checkpoint of ``step`` whole or not at all, then delete the oldest whole ones.
 
         Raises:
             UserError: If it cannot be written; what was there before is untouched.
         """
-        try:
-            write_directory(self._checkpoints / f"step-{step:08d}", write)
-        except UserError as error:
-            latest = self.latest_checkpoint()
-            kept = f"the last good checkpoint is {latest[1]}" if latest else "there is no earlier checkpoint"
-            raise UserError(f"{cause(error)}; {kept}") from error
-        for old in self._all_checkpoints()[: -self.keep]:
-            shutil.rmtree(old)
+        # Making the folder again would write to whatever disk is where its own was.
+        if not (self.path / "run.json").exists():
+            raise UserError(
+                f"{self.path} is no longer there, or its run.json, and the checkpoint of step {step} was not written; "
+                "bring the folder back and give the same command again"
+            )
+        with contextlib.suppress(OSError):
+            flush(self.log_path)
+        self._checkpoints.save(step, write, self._identity)
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add a line to the log.
@@ -187,14 +225,17 @@ class RunDirectory:
         """Drop what was logged after ``step``, since it is about to be done again."""
         if self.log_path.exists():
             lines = [json.dumps(record) + "\n" for record in self._log_records() if record["step"] <= step]
-            write_file(self.log_path, lambda file: _write_text(file, "".join(lines)))
+            write_file(self.log_path, lambda file: _write_text(file, "".join(lines)), durable=True)
 
     def _log_records(self) -> Iterator[dict[str, Any]]:
         if not self.log_path.exists():
             return
-        for line in self.log_path.read_text().splitlines():
+        # After a crash there may be anything in it.
+        for line in self.log_path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):
-                yield json.loads(line)
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
 
 
 def recorded(output_dir: str, option: str) -> Any:
@@ -221,7 +262,7 @@ def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):

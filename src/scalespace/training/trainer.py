@@ -51,7 +51,7 @@ from scalespace.training.averages import WIDTHS, PowerAverage, exponent, read_av
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.level_sampling import gradient_variance
-from scalespace.training.recorder import StepResult
+from scalespace.training.recorder import Skipped, StepResult
 from scalespace.training.time_sampling import TimeGroup
 
 __all__ = ["Batch", "Trainer", "learning_rate"]
@@ -127,6 +127,7 @@ class Trainer:
         self.network.train()
         self.pictures = 0
         """Pictures of the stream that the steps so far took, over all processes."""
+        self.skipped = Skipped(0, 0)
 
     def follow(self, scheduler: ScaleSpaceScheduler) -> None:
         """Train on the process of this scheduler; its sizes are those of the network.
@@ -167,15 +168,22 @@ class Trainer:
         self.processes.meet()
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         self.processes.add([loss, *gradients])
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        self.optimizer.step()
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip))
+        # It is the norm over all processes, so all of them skip the same steps.
+        finite = math.isfinite(norm.item())
+        # In half precision the scaler leaves such a step out by itself, and goes on with a smaller scale.
+        if finite or self.accelerator.scaler is not None:
+            self.optimizer.step()
         # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.step(self.network.parameters())
+        if finite:
+            self.ema.step(self.network.parameters())
+        # These are averages over all steps, also over those that left the weights as they were.
         for power in self.powers:
             power.step(self.network.parameters())
+        self.skipped = self.skipped.after(finite)
         self.pictures = batch.whole.stop
-        return StepResult(batch.group, len(batch.whole), loss, torch.as_tensor(norm))
+        return StepResult(batch.group, len(batch.whole), loss, norm, self.skipped)
 
     def loss(self, step: int, batch: Batch) -> Tensor:
         """What a batch adds to the objective of its step: the sum over processes and parts is the mean over all pictures."""
@@ -267,14 +275,20 @@ class Trainer:
         return Batch(group, run, whole, *data.batch(order.indices(run)), flips, counts=len(positions) > 0)
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on."""
+        """Write everything that the next step depends on.
+
+        Raises:
+            UserError: If weights, averages or moments are not finite, from which no step leads on.
+        """
+        if (name := self._not_finite()) is not None:
+            raise UserError(f"{name} is no longer finite; train in a new --output-dir with a lower --learning-rate")
         self.accelerator.save_state(str(path), safe_serialization=True)
         # accelerate would load a registered object from a pickle that may run any code.
         averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
         save_file(averages, path / _EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
         if self.powers:
             write_averages(path / _POWERS_FILE, self._names(), self.powers)
-        progress = {"pictures": self.pictures, "batches": self.batches.state()}
+        progress = {"pictures": self.pictures, "batches": self.batches.state(), "skipped": self.skipped}
         (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
 
     def load(self, path: Path, step: int) -> None:
@@ -293,10 +307,22 @@ class Trainer:
             kept = parse_json(progress.read_text())
             self.pictures = kept["pictures"]
             self.batches.restore(kept["batches"])
+            self.skipped = Skipped(*kept.get("skipped", (0, 0)))
+        if (name := self._not_finite()) is not None:
+            raise ValueError(f"{name} is not finite")
+
+    def _not_finite(self) -> str | None:
+        """The name of a weight, or of what belongs to one, that is not finite; None where all is."""
+        names, network = self._names(), self.accelerator.unwrap_model(self.network)
+        for name, weight, average in zip(names, network.parameters(), self.ema.shadow_params, strict=True):
+            moments = self.optimizer.state.get(weight, {}).values()
+            if not all(bool(torch.isfinite(value).all()) for value in (weight, average, *moments)):
+                return name
+        return None
 
     def save_snapshot(self, path: Path) -> None:
         """Write the averages that others are made of after training, in half precision."""
-        write_file(path, lambda file: write_averages(file, self._names(), self.powers, torch.float16))
+        write_file(path, lambda file: write_averages(file, self._names(), self.powers, torch.float16), durable=True)
 
     def _names(self) -> list[str]:
         return [name for name, _ in self._saved.named_parameters()]
