@@ -77,7 +77,8 @@ def test_the_readme_compares_drawn_pictures_with_the_raw_photographs(photos, dra
 
 def test_the_commands_of_the_readme_follow_one_another_on_raw_photographs(photos, capsys):
     main(["plan", *SMALL_OPTIONS, "--data", photos])
-    main(train_words(Path("run"), data=photos))
+    # Two steps that are large enough to give the pictures some colour.
+    main(train_words(Path("run"), "--learning-rate", "0.01", data=photos))
     main(
         [
             "sample",

@@ -77,7 +77,9 @@ HARMS: dict[str, tuple[Callable[[Fixture], object], str]] = {
         "it has no manifest.json that proves it whole",
     ),
     "half a manifest": (
-        lambda kept: (kept[15] / "manifest.json").write_text("{\"step\": 15"), "manifest.json is damaged"),
+        lambda kept: (kept[15] / "manifest.json").write_text('{"step": 15'),
+        "manifest.json is damaged",
+    ),
     "an empty folder": (
         lambda kept: [file.unlink() for file in kept[15].iterdir()],
         "it has no manifest.json that proves it whole",
@@ -155,7 +157,7 @@ def test_only_whole_checkpoints_are_counted_and_deleted(keep: int, kept):
     fresh.newest_whole(_difference)
     fresh.save(12, _write("12"), RUN)
     # The damaged one is neither counted nor deleted, although it is the newest.
-    assert kept.names() == [f"step-{step:08d}" for step in [10, 12][-keep:] + [15]]
+    assert kept.names() == [f"step-{step:08d}" for step in (*[10, 12][-keep:], 15)]
     fresh.save(15, _write("15"), RUN)
     assert kept.opened().newest_whole(_difference) == Checkpoint(15, kept[15], proven=True)
     _cut(kept[15] / "weights")

@@ -59,9 +59,9 @@ def test_a_program_that_a_run_starts_does_not_keep_the_lock(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(public_path: Path):
     public_path.chmod(0o555)
-    with unprivileged(), pytest.raises(UserError, match=r"cannot write .*lock \(Permission denied\); free space or"):
-        with locked(public_path, pytest.fail):
-            pass
+    refused = pytest.raises(UserError, match=r"cannot write .*lock \(Permission denied\); free space or")
+    with unprivileged(), refused, locked(public_path, pytest.fail):
+        pass
     (public_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*\(File exists\)"), locked(public_path / "file", pytest.fail):
         pass

@@ -15,6 +15,7 @@ from scalespace.data.classes import listed
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
 from scalespace.processes import join
+from scalespace.reading import path_of
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
@@ -25,7 +26,7 @@ class Arguments:
     """The options of the command."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model folder that training has written (RUN/model)."""
+    """Folder of a model or of a training run. Of a run that is not finished, the newest checkpoint's averages are taken."""
     output: OutputFolder
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16
@@ -62,20 +63,25 @@ def run(words: list[str]) -> None:
     """Draw pictures from a trained model, and write them as PNG files and as one grid.
 
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
+
+    example: scalespace sample runs/photos --output so-far
     """
     given = read(Arguments, words, run)
 
     from scalespace.pipelines.sampling import sample_to_folder, use_solver
-    from scalespace.pipelines.saving import load_pipeline
+    from scalespace.training.models import open_model
 
-    pipeline = load_pipeline(given.model)
+    def note(line: str) -> None:
+        say(line, error=given.json)
+
+    pipeline = open_model(path_of(given.model), note, not given.quiet)
     choices = {
         "solver": given.solver,
         "eta": given.eta,
         "bridge": given.bridge,
         "timestep_spacing": given.spacing,
     }
-    upsample = None if given.upsample is None else load_pipeline(given.upsample)
+    upsample = None if given.upsample is None else open_model(path_of(given.upsample), note, not given.quiet)
     for model in filter(None, (pipeline, upsample)):
         try:
             use_solver(model, **{name: choice for name, choice in choices.items() if choice is not None})

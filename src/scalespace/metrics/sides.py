@@ -8,6 +8,7 @@ one size, to which pictures are brought as training does.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.luminance import luminance
@@ -26,8 +28,8 @@ from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, read_statistics
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.saving import load_pipeline
 from scalespace.reading import path_of
+from scalespace.training.models import is_model, open_model
 
 __all__ = ["Held", "Side", "open_side", "open_sides"]
 
@@ -179,9 +181,11 @@ def _find(path: str) -> _Found:
                 f'("{made.rule}" and not "{DECODING_RULE}"); make them again'
             )
         return _Found(path, statistics)
-    # The folder of a run holds a model too, which is then named.
-    models = (place / "model_index.json", place / "model" / "model_index.json")
-    return _Found(path, pipeline=load_pipeline(place) if any(model.is_file() for model in models) else None)
+    return _Found(path, pipeline=open_model(place, _note) if is_model(place) else None)
+
+
+def _note(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
 
 
 def _size_of_both(found: tuple[_Found, _Found], asked: tuple[int, int] | None) -> tuple[int, int]:

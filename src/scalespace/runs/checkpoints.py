@@ -67,7 +67,9 @@ class Checkpoints:
             raise UserError(f"{cause(error)}; {kept}") from error
         self._refused.discard(path)
         # Those of later steps were refused when the run went on from an earlier one.
-        for old in [found for number, found in self._found() if number <= step and self._looks_whole(found)][: -self.keep]:
+        for old in [found for number, found in self._found() if number <= step and self._looks_whole(found)][
+            : -self.keep
+        ]:
             try:
                 remove_directory(old)
             except OSError as error:
@@ -111,7 +113,9 @@ class Checkpoints:
             faults.append(fault)
         if unproven:
             step, path = unproven[0]
-            self._say(f"{path} cannot be proven whole: it has no {MANIFEST}, as those of earlier versions of scalespace")
+            self._say(
+                f"{path} cannot be proven whole: it has no {MANIFEST}, as those of earlier versions of scalespace"
+            )
             return Checkpoint(step, path, proven=False)
         others = sorted(entry.name for entry in self.folder.glob("[!.]*")) if self.folder.is_dir() else []
         if faults:

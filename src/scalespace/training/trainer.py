@@ -54,13 +54,14 @@ from scalespace.training.level_sampling import gradient_variance
 from scalespace.training.recorder import Skipped, StepResult
 from scalespace.training.time_sampling import TimeGroup
 
-__all__ = ["Batch", "Trainer", "learning_rate"]
+__all__ = ["EMA_FILE", "Batch", "Trainer", "learning_rate"]
 
 # Words of the random keys that keep the streams of one seed apart.
 _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
 _AHEAD = 4
 _PROBE = 8  # pictures of each of the two batches that a variance is measured with
-_EMA_FILE = "ema.safetensors"
+EMA_FILE = "ema.safetensors"
+"""File of the averaged weights in a checkpoint."""
 _POWERS_FILE = "averages.safetensors"
 _PROGRESS_FILE = "progress.json"
 
@@ -285,7 +286,7 @@ class Trainer:
         self.accelerator.save_state(str(path), safe_serialization=True)
         # accelerate would load a registered object from a pickle that may run any code.
         averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
-        save_file(averages, path / _EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
+        save_file(averages, path / EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
         if self.powers:
             write_averages(path / _POWERS_FILE, self._names(), self.powers)
         progress = {"pictures": self.pictures, "batches": self.batches.state(), "skipped": self.skipped}
@@ -294,7 +295,7 @@ class Trainer:
     def load(self, path: Path, step: int) -> None:
         """Go back to what ``save`` wrote after ``step`` steps."""
         self.accelerator.load_state(str(path))
-        with safe_open(path / _EMA_FILE, framework="pt") as file:
+        with safe_open(path / EMA_FILE, framework="pt") as file:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
                 average.copy_(file.get_tensor(name))
             self.ema.optimization_step = int(file.metadata()["optimization_step"])

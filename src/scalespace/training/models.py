@@ -1,0 +1,126 @@
+"""Models from the folder of a run that may not be finished: its newest checkpoint's, or an average of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scalespace.errors import UserError, cause
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.saving import load_pipeline
+from scalespace.reading import read_json, reading
+from scalespace.runs.checkpoints import Checkpoints
+from scalespace.training.averages import Snapshot, average_of, exponent
+from scalespace.training.build import build_network, build_scheduler
+from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig
+from scalespace.training.trainer import EMA_FILE
+
+__all__ = ["averaged_model", "is_model", "open_model"]
+
+_AVERAGES = "averages"
+
+
+def open_model(path: Path, say: Callable[[str], None], progress: bool = True) -> ScaleSpacePipeline:
+    """Load a model from its folder, or from that of a run: the finished model, or else the newest checkpoint's averages.
+
+    Args:
+        path: Folder of a model or of a run.
+        say: Takes a line for the user that says which model of a run it is.
+        progress: Whether reading that takes over two seconds shows a bar on stderr.
+
+    Raises:
+        UserError: If there is none, or it cannot be read.
+    """
+    if not _is_run(path):
+        return load_pipeline(path)
+    if (path / "model" / "model_index.json").exists():
+        say(f"{path / 'model'}: the model of a finished run")
+        return load_pipeline(path / "model")
+    # Whether it is of this run is not asked, since it is only read.
+    newest = Checkpoints(path / "checkpoints", 1, say).newest_whole(lambda _: None, progress)
+    if newest is None:
+        raise UserError(f"run {path} has no model and no checkpoint yet; train on")
+    file = newest.path / EMA_FILE
+    with reading(file, "restore it from a copy", SafetensorError):
+        weights = load_file(file)
+    say(f"{newest.path}: the averaged weights at step {newest.step:,} of a run that is not finished")
+    return _pipeline(path, weights)
+
+
+def is_model(path: Path) -> bool:
+    """Whether ``open_model`` takes this to be a model or a run, and not a folder of pictures."""
+    models = (path / "model_index.json", path / "model" / "model_index.json")
+    return _is_run(path) or any(model.is_file() for model in models)
+
+
+def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[ScaleSpacePipeline, int, int]:
+    """The model of an average of another width.
+
+    Args:
+        run: Folder of a run with snapshots.
+        width: Of the average, above 0 and at most 0.25.
+        step: Step to average at. None takes that of the last snapshot.
+
+    Returns:
+        The model, its step, and the number of snapshots that it was made from.
+
+    Raises:
+        UserError: If there are no snapshots up to that step, or the width is out of its range.
+    """
+    files = sorted((run / _AVERAGES).glob("step-*.safetensors"))
+    if not files:
+        raise UserError(f"run {run} has no snapshots of averages; train with --average-every")
+    last = int(files[-1].stem.removeprefix("step-"))
+    at = last if step is None else step
+    if not 1 <= at <= last:
+        raise UserError(f"--step is {at}, and the snapshots of {run} end at step {last}; give a step from 1 to {last}")
+    try:
+        wanted = Snapshot(at, exponent(width))
+    except ValueError as error:
+        raise UserError(f"--width: {cause(error)}") from error
+    with reading(run / _AVERAGES, "delete the damaged file in it", SafetensorError, ValueError, KeyError, TypeError):
+        weights = average_of(files, wanted)
+    return _pipeline(run, weights), at, len(files)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "run.json").is_file() and not (path / "model_index.json").is_file()
+
+
+def _pipeline(run: Path, weights: Mapping[str, Tensor]) -> ScaleSpacePipeline:
+    file = run / "run.json"
+    with reading(file, "restore it", ValueError, TypeError, KeyError, AttributeError):
+        known = read_json(file, "restore it")
+        model = ModelConfig(
+            **_known(ModelConfig, known)
+            | {
+                "process": ProcessConfig(**_known(ProcessConfig, known["process"])),
+                "network": NetworkConfig(**_known(NetworkConfig, known["network"])),
+            }
+        )
+        names = known.get("class_names") or ()
+    scheduler = build_scheduler(model)
+    with torch.device("meta"):
+        network = build_network(model, scheduler.sizes)
+    try:
+        network.load_state_dict(dict(weights), assign=True)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {run} are not those of its run.json ({cause(error)}); restore it") from error
+    labelled = model.network.num_classes is not None and len(names) > 0
+    return ScaleSpacePipeline(network.eval(), scheduler, dict(enumerate(names)) if labelled else None)
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration, with lists as they come from JSON made tuples."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return {field.name: frozen(values[field.name]) for field in fields(kind) if field.name in values}
