@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,9 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.launch import launched
 from scalespace.metrics.drawing import Sampling
-from scalespace.metrics.extractors.efficientnet import EFFICIENTNET, EfficientNetFeatures
-from scalespace.metrics.features import (
-    BuiltInFeatures,
-    FeatureExtractor,
-    InceptionFeatures,
-    Mode,
-    ResizeRule,
-    TorchScriptFeatures,
-    extract,
-)
+from scalespace.metrics.extractors.choice import INCEPTION_VARIABLE, chosen_extractor
+from scalespace.metrics.extractors.efficientnet import EFFICIENTNET
+from scalespace.metrics.features import FeatureExtractor, Mode, ResizeRule, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.patches import DIRECTIONS, PICTURES, Projections, project
@@ -41,8 +33,6 @@ from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wa
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
 __all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate"]
-
-INCEPTION_VARIABLE = "SCALESPACE_INCEPTION_WEIGHTS"
 
 _OF_NEIGHBOURS = ("precision", "recall", "density")
 
@@ -118,7 +108,14 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     Raises:
         UserError: If a side cannot be opened, the sides do not fit each other, or an extractor or a file cannot be used.
     """
-    extractor = _extractor(options)
+    extractor = chosen_extractor(
+        options.features,
+        options.inception_weights,
+        size=options.features_size,
+        resize=options.resize,
+        trust=options.trust,
+        device=options.sampling.device,
+    )
     if options.save_statistics is not None:
         check_statistics_path(Path(options.save_statistics))
     progress = progress and launched()[0] == 0
@@ -280,16 +277,6 @@ _METRICS = {
     "colour": _Metric("pictures", _colour),
 }
 METRICS = tuple(_METRICS)
-
-
-def _extractor(options: Options) -> FeatureExtractor:
-    device = options.sampling.device
-    if options.features == EFFICIENTNET:
-        return EfficientNetFeatures(options.resize, device)
-    if options.features is not None:
-        return TorchScriptFeatures(options.features, options.features_size, options.resize, device, options.trust)
-    weights = options.inception_weights or os.environ.get(INCEPTION_VARIABLE)
-    return InceptionFeatures(weights, options.resize, device) if weights else BuiltInFeatures(device)
 
 
 def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Feature extractors that need an extra of the package."""
+"""Feature extractors by name, and those that need an extra of the package."""
