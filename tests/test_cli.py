@@ -301,7 +301,7 @@ def test_an_output_directory_in_use_is_refused_and_left_alone(tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence_with_step_and_resolution(tmp_path, capsys):
-    words = train_words(tmp_path / "run", "--learning-rate", "1e30", "--max-steps", "20")
+    words = train_words(tmp_path / "run", "--learning-rate", "1e30", "--max-steps", "40")
     errors = cli_error(capsys, words)
     assert "at step" in errors
     assert "x" in errors.split("at step")[1].split(")")[0]

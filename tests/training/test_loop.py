@@ -526,10 +526,12 @@ def test_a_full_disk_loses_nothing(name: str, tmp_path):
     where = run.log_path if name == "log.jsonl" else checkpoint(run, 2) / name
     limit = where.stat().st_size - (0 if name == "log.jsonl" else 1)
     where = name if name == "log.jsonl" else "step-00000004"
-    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log_path}
+    # The log and the page go on as long as they can.
+    told = {run.log_path, run.path / "index.html"}
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path not in told}
     with largest_file(limit), pytest.raises(UserError, match=rf"cannot write .*{where} \(.+\); free space or"):
         train(small_config(tmp_path / "run", max_steps=4, log_every=2, checkpoint_every=9))
-    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log_path}
+    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path not in told}
     assert after == before
     # With space again the same command goes on as if nothing had happened.
     resumed = train(small_config(tmp_path / "run", max_steps=4, log_every=2))
@@ -550,7 +552,7 @@ def test_a_full_disk_at_the_final_model_leaves_the_earlier_model(tmp_path, monke
             train(small_config(tmp_path, max_steps=4))
     assert (run.model_path / WEIGHTS).read_bytes() == before
     assert run.latest_checkpoint() == (4, checkpoint(run, 4))
-    kept = [".lock", "checkpoints", "log.jsonl", "model", "run.json"]
+    kept = [".lock", "checkpoints", "index.html", "log.jsonl", "model", "run.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 

@@ -10,7 +10,7 @@ from tests.small_models import cli_error, small_config
 
 from scalespace.cli import main
 from scalespace.pipelines.saving import load_pipeline
-from scalespace.training.averages import Snapshot, average_of, exponent
+from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.training.loop import train
 from scalespace.training.models import open_model
 from scalespace.training.run_directory import RunDirectory

@@ -31,8 +31,7 @@ class Arguments:
     inception_weights: str | None = None
     """File inception-2015-12-05.pt, for FID and KID. None takes SCALESPACE_INCEPTION_WEIGHTS, or else built-in features."""
     features: str | None = None
-    """efficientnet-lite0, which sees what is in a picture and needs the extra features; or a TorchScript file of another
-    extractor: float pictures in 0..255, (B, 3, H, W), to (B, d), which needs --trust."""
+    """efficientnet-lite0 (extra features), or a TorchScript file, pictures 0..255 (B, 3, H, W) to (B, d), with --trust."""
     features_size: int | None = None
     """Only with a file for --features: side in pixels that pictures are resized to for the extractor."""
     trust: bool = False

@@ -41,6 +41,7 @@ def run(words: list[str]) -> None:
         return
     say(f"model      {trained.model_path}")
     say(f"log        {trained.log_path}")
+    say(f"page       {trained.path / 'index.html'}")
     try:
         from scalespace.training.loss_plot import plot_losses
 

@@ -12,7 +12,7 @@ from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flops import path_activations
 from scalespace.pipelines.sampling import check_batch
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.training.averages import WIDTHS
+from scalespace.runs.averages import WIDTHS
 from scalespace.training.build import build_batches, build_network, build_times
 from scalespace.training.configuration import TrainConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from scalespace.training.configuration import TrainConfig
 from scalespace.training.footprint import check_footprint
 from scalespace.training.precision import with_precision
 from scalespace.training.recorder import Recorder
+from scalespace.training.report import RunReport
 from scalespace.training.run_directory import DataIdentity, RunDirectory
 from scalespace.training.trainer import Trainer
 
@@ -111,7 +112,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         first = _resume(run, trainer, progress, say)
         if first > config.max_steps:
             raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
-        _take_steps(run, trainer, data, first, stopping, progress)
+        report = RunReport(run, trainer, (*data.found(), *data.met()), first, say)
+        _take_steps(run, trainer, data, first, stopping, report, progress)
         processes.first(
             lambda: write_directory(
                 run.model_path, lambda path: trainer.save_pipeline(path, data.classes), durable=True
@@ -126,7 +128,13 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
 
 
 def _take_steps(
-    run: RunDirectory, trainer: Trainer, data: ImageDataset, first: int, stopping: Stopping, progress: bool
+    run: RunDirectory,
+    trainer: Trainer,
+    data: ImageDataset,
+    first: int,
+    stopping: Stopping,
+    report: RunReport,
+    progress: bool,
 ) -> None:
     config, processes = trainer.config, trainer.processes
     recorder = Recorder(run, trainer.accelerator, config, processes)
@@ -135,7 +143,7 @@ def _take_steps(
         initial=first, total=config.max_steps, desc="training", unit=" steps", disable=not progress, dynamic_ncols=True
     )
     # Before the first step there is nothing to save, and a signal does what it does to any program.
-    with stopping, bar:
+    with stopping, bar, _reported(report, processes.is_first) as shown:
         for step, result in enumerate(trainer.steps(data, first), start=first + 1):
             recorder.add(step, result)
             last = step == config.max_steps
@@ -157,10 +165,31 @@ def _take_steps(
             if checkpoint:
                 processes.first(partial(run.save_checkpoint, step, trainer.save))
                 owed, saved = False, time.monotonic()
+            shown(step)
             if stop and not last:
                 raise Stopped(_farewell(run, step, stopping.reason))
             if config.sample_every and step % config.sample_every == 0:
                 trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
+
+
+@contextmanager
+def _reported(report: RunReport, aloud: bool) -> Iterator[Callable[[int], None]]:
+    """Inside the block the page of the run follows the steps that are told; after it, it says how the run ended."""
+    step = report.first
+
+    def shown(taken: int) -> None:
+        nonlocal step
+        step = taken
+        if aloud:
+            report.refresh(step)
+
+    state = "stopped"
+    try:
+        yield shown
+        state = "finished"
+    finally:
+        if aloud:
+            report.refresh(step, state)
 
 
 def _farewell(run: RunDirectory, step: int, reason: str | None) -> str:

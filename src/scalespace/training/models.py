@@ -16,8 +16,8 @@ from scalespace.errors import UserError, cause
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.reading import read_json, reading
+from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
-from scalespace.training.averages import Snapshot, average_of, exponent
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig
 from scalespace.training.trainer import EMA_FILE

@@ -4,6 +4,7 @@
     log.jsonl                   losses per resolution, one line every few steps
     checkpoints/step-00005000/  everything needed to go on as if nothing had happened, and a manifest that proves it whole
     samples/step-00005000.png   pictures drawn with the averaged weights
+    index.html                  all of that as a page for a browser
     averages/                   snapshots of averaged weights, from which others are made
     model/                      the trained ScaleSpacePipeline
 
@@ -158,6 +159,11 @@ class RunDirectory:
                 f"{listed(sorted(data.class_names))}, and now it is {listed(data.class_names)}; give a new --output-dir"
             )
         say(f"{earlier}; these are the same, their contents could not be compared, and run.json knows them from now on")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that make the run what it is, by their names at the command line, and the identity of its data."""
+        return _flat(self._identity)
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Step and folder of the newest checkpoint of which nothing is known that speaks against it; None without any."""

@@ -47,7 +47,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
 from scalespace.reading import parse_json
-from scalespace.training.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
+from scalespace.runs.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.level_sampling import gradient_variance

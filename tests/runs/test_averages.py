@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from tests.small_models import small_config
 
-from scalespace.training.averages import PowerAverage, Snapshot, average_of, combination, exponent, width
+from scalespace.runs.averages import PowerAverage, Snapshot, average_of, combination, exponent, width
 from scalespace.training.loop import train
 
 
