@@ -72,6 +72,7 @@ def test_another_solver_keeps_the_process():
     assert pipeline.scheduler.config["solver"] == "ddim"
     assert pipeline.scheduler.config["clip_sample"] is False
     assert "Pyramid" in repr(pipeline.scheduler)
+    assert "change_points': (439" not in repr(pipeline.scheduler)
 
 
 def test_saving_a_process_of_the_user_s_is_refused_before_anything_is_written(tmp_path):

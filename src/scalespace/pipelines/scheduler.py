@@ -266,8 +266,12 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         super().save_config(*args, **kwargs)
 
     def __repr__(self) -> str:
-        # That of diffusers is JSON.
-        return super().__repr__() if self.config["process"] is None else f"{type(self).__name__} {dict(self.config)}"
+        if self.config["process"] is None:
+            return super().__repr__()
+        # That of diffusers is JSON, and would name the defaults of what the process has instead.
+        return (
+            f"{type(self).__name__} { ({name: value for name, value in self.config.items() if name not in _BY_NAME}) }"
+        )
 
     def _bridge(self, timestep: int | Tensor) -> tuple[int, int]:
         t = int(timestep) + 1
