@@ -1,3 +1,5 @@
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,54 @@ def test_a_damaged_file_is_one_sentence(changes, sentence, tmp_path):
     write_statistics(path, _statistics(False))
     _changed(path, **changes)
     with pytest.raises(UserError, match=sentence):
+        read_statistics(path)
+
+
+def _told(**changes: object) -> dict[str, object]:
+    mode = {"extractor": "built-in", "resize": "none", "fingerprint": "abc"}
+    about = {"format": "scalespace statistics 1", "mode": mode, "name": "x", "count": 9, "image_size": [16, 24]}
+    return {"about": np.array(json.dumps(about | changes))}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {name: value}
+            for name in ("mode", "name", "count", "image_size")
+            for value in (None, True, [], {}, 1.5, 10**400)
+        ),
+        *({"count": count} for count in (0, -1, True)),
+        *({"image_size": size} for size in ([16], [16, 24, 3], [0, 24], ["16", "24"])),
+        *({"preparation": made} for made in ("x", {"rule": 1}, [1])),
+        {"mode": {"extractor": 1, "resize": "none", "fingerprint": "abc"}},
+        {"grey": "yes"},
+    ],
+    ids=lambda changes: f"{changes!s:.40}",
+)
+def test_what_a_file_says_of_itself_is_checked(changes, tmp_path):
+    path = tmp_path / "photos.npz"
+    write_statistics(path, _statistics(False))
+    _changed(path, **_told())
+    read_statistics(path)
+    _changed(path, **_told(**changes))
+    with pytest.raises(UserError, match="is no whole statistics file"):
+        read_statistics(path)
+
+
+def test_an_array_that_is_said_to_be_larger_than_it_is_takes_no_memory(tmp_path):
+    path = tmp_path / "photos.npz"
+    write_statistics(path, _statistics(False))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    header = parts["covariance.npy"]
+    # The header is padded, so that it may be longer.
+    parts["covariance.npy"] = header.replace(b"(4, 4), }          ", b"(4, 10000000000), }")
+    assert parts["covariance.npy"] != header
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match="covariance is cut short"):
         read_statistics(path)
 
 

@@ -194,6 +194,11 @@ def test_moments_of_batches_are_those_of_all():
 
 def test_hours_are_those_of_all_steps_that_were_logged():
     log = [{"step": 10, "pictures_per_second": 4.0}, {"step": 15, "pictures_per_second": 2.0}]
+    # A pace that an earlier version rounded to nothing, or that somebody has edited, tells no time.
+    log += [
+        {"step": log[-1]["step"]} | unknown
+        for unknown in ({"pictures_per_second": 0.0}, {}, {"pictures_per_second": "x"})
+    ]
     assert training_hours(log, batch_size=8) == pytest.approx((80 / 4 + 40 / 2) / 3600)
 
 

@@ -117,7 +117,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "index with too many class names": (_edit("model_index.json", id2label={"0": "cat"}), "id2label is {0: 'cat'}"),
     "network configuration missing": (_remove("unet/config.json"), "lacks unet/config.json"),
     "network configuration empty": (_write("unet/config.json", b""), "config.json is damaged"),
-    "network configuration wrong": (_edit("unet/config.json", sizes=None), "cannot be loaded"),
+    "network configuration wrong": (
+        _edit("unet/config.json", sizes=None),
+        "config.json is damaged (sizes cannot be None)",
+    ),
     "network configuration odd": (_edit("unet/config.json", base_channels=7), "base_channels is 7"),
     "scheduler configuration missing": (
         _remove("scheduler/scheduler_config.json"),

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from scalespace.errors import UserError
 from scalespace.files import write_directory, write_file
 from scalespace.training.configuration import ProcessConfig
 from scalespace.training.loop import train
+from scalespace.training.loss_plot import plot_losses
 from scalespace.training.run_directory import DataIdentity, RunDirectory
 
 DATA = DataIdentity("contents:data", 16, ("cat", "dog"), "former")
@@ -267,6 +269,42 @@ def test_the_log_is_read_without_a_line_that_a_crash_cut_short(run):
     run.rewind_log(2)
     run.append_log({"step": 3})
     assert run.log_path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+NO_RECORDS = (
+    *(b"null", b"[]", b"3", b'"step"', b"{}", b'{"step": "1"}', b'{"step": true}', b'{"step": 1.0}', b'{"step": -1}'),
+    *(b'{"step": 1e400}', b'{"step": ' + b"9" * 400 + b"}", b'{"step": ' + b"9" * 5000 + b"}", b'{"step": NaN}'),
+    *(b"\xff\xfe{", b'{"step": 1, "x": "\xff"', b"[" * 100_000, b'{"a":' * 100_000, b"x" * (3 << 20)),
+    *(b'{"step": 1, "losses": 3}', b'{"step": 1, "losses": {"x": 0.5}}', b'{"step": 1, "losses": {"8x8": "low"}}'),
+    *(b'{"step": 1, "losses": {"8x8": NaN}}', b'{"step": 1, "losses": {"8x8": -1.0}}', b'{"step": 1, "losses": null}'),
+    b'{"step": 1, "losses": {"' + b"9" * 5000 + b'x8": 0.5}}',
+)
+
+
+@pytest.mark.parametrize("line", NO_RECORDS, ids=lambda line: line[:30].decode("ascii", "replace"))
+def test_a_line_of_the_log_that_is_no_record_is_left_out(line: bytes, run):
+    first = {"step": 1, "losses": {"8x8": 0.5, "4x4 -> 8x8": 0.1}, "pictures_per_second": 2.0}
+    run.append_log(first)
+    with run.log_path.open("ab") as file:
+        file.write(line + b"\n")
+    run.append_log({"step": 2})
+    assert run.read_log() == [first, {"step": 2}]
+    run.rewind_log(1)
+    assert run.read_log() == [first]
+
+
+def test_losses_are_drawn_of_any_log_and_under_any_name(run, tmp_path):
+    run.append_log({"step": 1})
+    plot_losses(run.read_log(), tmp_path / "nothing.png", "nothing")
+    run.append_log({"step": 2, "losses": {"8x8": 0.5, "4x4 -> 8x8": 0.1}})
+    plot_losses(run.read_log(), tmp_path / "loss.png", "$a$ \\frac \udcff")
+    assert _names(tmp_path) == ["loss.png", "nothing.png", "run"]
+
+
+def test_a_log_that_is_no_file_is_one_sentence(run):
+    os.mkfifo(run.log_path)
+    with pytest.raises(UserError, match=r"log.jsonl is no file but a folder, a pipe or a device"):
+        run.read_log()
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(run):

@@ -21,7 +21,8 @@ import tyro
 from scalespace.errors import UserError, printable
 from scalespace.files import Output
 from scalespace.processes import join
-from scalespace.training.configuration import ModelConfig, check_values, preset
+from scalespace.training.configuration import ModelConfig, preset
+from scalespace.values import check_values
 
 __all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "say", "tell"]
 

@@ -9,7 +9,7 @@ features    (N, d), float32, if kept; distances other than Frechet's need them
 from __future__ import annotations
 
 import json
-import zipfile
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from torch import Tensor
 from scalespace.data.preparation import Preparation
 from scalespace.errors import UserError, cause
 from scalespace.files import check_writable, write_file
+from scalespace.memory import check_memory, memory_ran_out
 from scalespace.metrics.features import Mode
 from scalespace.metrics.frechet_distance import Moments
+from scalespace.reading import check_readable, parse_json, unreadable
+from scalespace.values import misfit
 
 __all__ = ["Statistics", "check_statistics_path", "read_statistics", "write_statistics"]
 
@@ -93,39 +96,66 @@ def read_statistics(path: Path) -> Statistics:
     Raises:
         UserError: If it is missing, damaged, or of another program, whose resize and weights are not known.
     """
+    check_readable(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
+            _check_size(path, archive)
             if "about" not in archive.files:
                 raise UserError(
                     f"{path} does not say which features and which resize it was made with (it holds "
                     f"{', '.join(archive.files[:5])}); make it with scalespace evaluate --save-statistics"
                 )
-            about = json.loads(str(archive["about"]))
+            about = parse_json(str(archive["about"]))
             if about["format"] != _FORMAT:
                 raise UserError(f"{path} is of another version ({about['format']}); make it again")
+            if (fault := misfit(about, _about, ("name", "count", "image_size"))) is not None:
+                raise ValueError(fault)
+            if (fault := misfit(about["mode"], Mode, ("extractor", "resize", "fingerprint"))) is not None:
+                raise ValueError(fault)
             height, width = about["image_size"]
             mean, covariance = (torch.from_numpy(archive[name]) for name in ("mean", "covariance"))
             features = torch.from_numpy(archive["features"]) if "features" in archive.files else None
-            dimensions, count = len(mean), int(about["count"])
-            if covariance.shape != (dimensions, dimensions) or (
+            dimensions, count = mean.numel(), about["count"]
+            if (mean.shape, covariance.shape) != ((dimensions,), (dimensions, dimensions)) or (
                 features is not None and features.shape != (count, dimensions)
             ):
                 raise ValueError("shapes do not fit each other")
-            if not all(bool(array.isfinite().all()) for array in (mean, covariance)):
-                raise ValueError("values are not finite")
-            return Statistics(
-                Mode(**about["mode"]),
-                about["name"],
-                (height, width),
-                Moments(mean.double(), covariance.double(), count),
-                features,
-                # Earlier versions brought no pictures to a size.
-                Preparation.from_dict(about["preparation"]) if about.get("preparation") else None,
-                about.get("grey"),
-            )
+            if min(count, height, width, dimensions) < 1:
+                raise ValueError("there are no pictures")
+            for array in (mean, covariance, *([] if features is None else [features])):
+                if not array.is_floating_point() or not bool(array.isfinite().all()):
+                    raise ValueError("values are not finite")
+            # Earlier versions brought no pictures to a size.
+            preparation = Preparation.from_dict(about["preparation"]) if about.get("preparation") else None
+            # What is told of it can be told.
+            str(preparation)
+            moments = Moments(mean.double(), covariance.double(), count)
+            mode = Mode(**about["mode"])
+            return Statistics(mode, about["name"], (height, width), moments, features, preparation, about.get("grey"))
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # A damaged file can raise nearly anything.
+        if memory_ran_out(error) or unreadable(error):
+            raise
         raise UserError(
             f"{path} is no whole statistics file ({cause(error)}); make it again with --save-statistics"
         ) from error
+
+
+def _about(name: str, count: int, image_size: tuple[int, int], mode: dict, grey: bool | None = None) -> None:
+    """The types of what a file says of itself."""
+
+
+def _check_size(path: Path, archive: Any) -> None:
+    """Refuse arrays that are larger than the memory, or than what there is of them."""
+    sizes = 0
+    for name in archive.files:
+        with archive.zip.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(member)
+        size = math.prod(shape) * kind.itemsize
+        if size > archive.zip.getinfo(f"{name}.npy").file_size:
+            raise ValueError(f"{name} is cut short")
+        sizes += size
+    check_memory(f"reading {path}", {"its arrays": sizes}, "use a machine with more memory")

@@ -297,7 +297,10 @@ def training_hours(log: Iterable[dict[str, Any]], batch_size: int) -> float:
     """Hours that a training run on one device took, computed from its log. Time while it was stopped does not count."""
     seconds, last = 0.0, 0
     for record in log:
-        seconds += (record["step"] - last) * batch_size / record["pictures_per_second"]
+        pace = record.get("pictures_per_second")
+        # Earlier versions rounded a slow pace to nothing.
+        if isinstance(pace, int | float) and pace > 0:
+            seconds += (record["step"] - last) * batch_size / pace
         last = record["step"]
     return seconds / 3600
 

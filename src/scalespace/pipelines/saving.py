@@ -22,6 +22,7 @@ from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.reading import check_readable, read_json, reading
+from scalespace.values import misfit
 
 __all__ = ["load_pipeline"]
 
@@ -29,6 +30,11 @@ _WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 _FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
 _REMEDY = "train or download the model again"
 _POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has put in the place of a large one
+_SETTINGS = {
+    "unet/config.json": (FlexiUNet, ("sizes", "base_channels", "channel_multipliers")),
+    "scheduler/scheduler_config.json": (ScaleSpaceScheduler, ("sizes", "change_points", "num_train_timesteps")),
+}
+"""What reads a configuration, and the settings without which it would be another model's."""
 _PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 
@@ -64,6 +70,9 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
                 f"{folder / 'model_index.json'} names {found} as the {part}, not {expected} of scalespace; "
                 "give a model that scalespace saved"
             )
+    for name, (kind, needed) in _SETTINGS.items():
+        if (fault := misfit(parts[name], kind.__init__, needed)) is not None:
+            raise UserError(f"{folder / name} is damaged ({fault}); {_REMEDY}")
     stored = _stored_shapes(folder)
     manifest = read_manifest(folder, "restore it, or delete it to load the model without this proof")
     edited = [name for name in _FILES if manifest is not None and manifest.change(folder, [name]) is not None]
@@ -82,7 +91,7 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
         pipeline = ScaleSpacePipeline(unet, scheduler, parts["model_index.json"].get("id2label"))
     except UserError:
         raise
-    except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
         if memory_ran_out(error):
             raise
         remedy = f"{edited[0]} has been changed since it was saved, so restore it" if edited else _REMEDY

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from scalespace.errors import UserError
 from scalespace.files import OutputFolder
+from scalespace.values import check_values
 
 __all__ = [
     "PRESETS",
@@ -19,12 +18,9 @@ __all__ = [
     "SolverName",
     "SpacingName",
     "TrainConfig",
-    "check_values",
     "preset",
 ]
 
-_LARGEST_INTEGER, _LARGEST_FLOAT = 10**12, 1e38
-"""Magnitudes beyond which a number overflows somewhere: integers become floats on their way, and those float32."""
 
 # The scheduler's own names; the commands that draw pictures offer the same.
 SolverName = Literal["ancestral", "ddim", "multistep", "corrected"]
@@ -221,36 +217,6 @@ class TrainConfig(ModelConfig):
             raise UserError(f"condition_noise is {self.condition_noise}; a level of noise lies between 0 and 1")
         if self.change_share is not None and not 0 <= self.change_share <= 1:
             raise UserError(f"change_share is {self.change_share}; a share lies between 0 and 1")
-
-
-def check_values(given: Any, prefix: str = "") -> None:
-    """Refuse values that no option of a command or configuration can mean, in the groups of options inside it too.
-
-    Args:
-        given: A dataclass.
-        prefix: Of the names of its fields.
-
-    Raises:
-        UserError: If a number is not finite or out of all proportion.
-    """
-    for option in fields(given):
-        name, value = f"{prefix}{option.name}", getattr(given, option.name)
-        if is_dataclass(value):
-            check_values(value, f"{name}.")
-        for number in _numbers(value):
-            # Comparisons let the one or the other of infinity and NaN through.
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{name} is {number}; give a finite number")
-            if abs(number) > (largest := _LARGEST_FLOAT if isinstance(number, float) else _LARGEST_INTEGER):
-                raise UserError(f"{name} is out of all proportion; give a number between {-largest} and {largest}")
-
-
-def _numbers(value: Any) -> Iterator[int | float]:
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from _numbers(inner)
 
 
 def _octaves(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:

@@ -102,7 +102,7 @@ class Recorder:
             "losses": {name: sum(values) / len(values) for name, values in by_group.items()},
             "gradient_norm": sum(finite) / len(finite) if finite else None,
             "skipped_steps": skipped,
-            "pictures_per_second": round(pictures / seconds, 1),
+            "pictures_per_second": float(f"{pictures / seconds:.4g}"),
         }
         self.pending.clear()
         self.since = time.perf_counter()

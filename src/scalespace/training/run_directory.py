@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -25,7 +26,7 @@ from typing import Any
 from scalespace.data.classes import listed
 from scalespace.errors import UserError
 from scalespace.files import PARTIAL, REMEDY, flush, recover, why, write_file
-from scalespace.reading import read_json
+from scalespace.reading import check_readable, parse_json, read_json
 from scalespace.runs.checkpoints import Checkpoint, Checkpoints
 from scalespace.runs.lock import LOCK
 from scalespace.training.configuration import TrainConfig
@@ -42,6 +43,8 @@ _FREE = frozenset(
 _OF_DATA = frozenset({"data_fingerprint", "pictures", "class_names"})
 # Options that did not always have their default's effect: what runs had before they existed.
 _FORMER = {"network.min_channels_per_group": 1}
+_LONGEST_LINE, _LARGEST = 1 << 20, 1e30  # characters of the log read at once, and no step or loss of it
+_GROUP = re.compile(r"\d{1,9}x\d{1,9}( -> \d{1,9}x\d{1,9})?")  # of steps whose losses are logged together
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
 # What may lie in the folder before a run begins: what a first start has left, and where its output is sent to.
 _NO_RUN = (LOCK, f"{PARTIAL}*", "*.log", "*.out", "*.err")
@@ -224,7 +227,7 @@ class RunDirectory:
             raise UserError(f"cannot write {self.log_path} ({why(error, self.log_path)}); {REMEDY}") from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All lines of the log; a last line cut short by a crash is left out."""
+        """All records of the log. What is none is left out, such as a last line that a crash has cut short."""
         return list(self._log_records())
 
     def rewind_log(self, step: int) -> None:
@@ -236,21 +239,36 @@ class RunDirectory:
     def _log_records(self) -> Iterator[dict[str, Any]]:
         if not self.log_path.exists():
             return
-        # After a crash there may be anything in it.
-        for line in self.log_path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    yield record
+        check_readable(self.log_path)
+        with self.log_path.open(encoding="utf-8", errors="replace") as file:
+            for line in iter(lambda: file.readline(_LONGEST_LINE), ""):
+                with contextlib.suppress(ValueError):
+                    record = parse_json(line)
+                    if _is_record(record):
+                        yield record
 
 
 def recorded(output_dir: str, option: str) -> Any:
     """What a run says of one of its options; None where there is no run, or it says nothing."""
     try:
-        return json.loads((Path(output_dir) / "run.json").read_text()).get(option)
-    except (OSError, ValueError, AttributeError):
+        return read_json(Path(output_dir) / "run.json", "").get(option)
+    except UserError:
         # What is wrong with the file is said where the run is opened.
         return None
+
+
+def _is_record(line: Any) -> bool:
+    """Whether a line is one that ``Recorder`` writes, as far as others rely on it. Anybody may edit the log."""
+    if not isinstance(line, dict) or not _is_number(line.get("step"), int):
+        return False
+    losses = line.get("losses", {})
+    return isinstance(losses, dict) and all(
+        _GROUP.fullmatch(name) and _is_number(loss, float) for name, loss in losses.items()
+    )
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return type(value) is kind and 0 <= value < _LARGEST
 
 
 def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
