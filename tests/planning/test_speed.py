@@ -128,7 +128,7 @@ def test_readable_seconds():
     ("words", "sentence"),
     [
         (["bench", "train", "--batch-size", "0"], "--batch-size is 0"),
-        (["bench", "train", "--seconds", "nan"], "--seconds is nan"),
+        (["bench", "train", "--seconds", "nan"], "seconds is nan"),
         (["bench", "train", "--max-steps", "0"], "max_steps is 0"),
         (["bench", "train", "--process.resolution", "auto"], "--process.change-points"),
         (["bench", "sample", "--steps", "1"], "1 sampling steps"),

@@ -66,7 +66,7 @@ def batch_sizes(
 
 def gradient_variance(first: Sequence[Tensor], second: Sequence[Tensor], pictures: int) -> float:
     """v, the variance of one picture's gradient, from the gradients of the mean losses of two batches of ``pictures`` each."""
-    return pictures / 2 * sum(float((a - b).double().square().sum()) for a, b in zip(first, second, strict=True))
+    return pictures / 2 * sum(float((a - b).cpu().double().square().sum()) for a, b in zip(first, second, strict=True))
 
 
 class LevelBatches:
