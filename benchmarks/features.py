@@ -176,7 +176,6 @@ def counts(arguments: argparse.Namespace) -> Table:
 def sides(arguments: argparse.Namespace) -> Table:
     """Kernel distances in standard errors at every side that EfficientNet-Lite0 may see pictures at."""
     data, heldout = opened(arguments)
-    heldout = heldout[: arguments.count]
     sets = dict(changed_sets(data, arguments.count, arguments.seed))
     rows: list[list[Cell]] = []
     for side in SIDES:
