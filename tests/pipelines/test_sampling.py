@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.process_groups import run_group
 from tests.small_models import cli_error, small_pipeline
 
 from scalespace.cli import main
@@ -212,3 +213,71 @@ def test_progress_is_shown_unless_told_otherwise(tmp_path, capsys):
     assert "pictures 3-3 of 3" in capsys.readouterr().err
     sample_to_folder(pipeline, tmp_path / "quiet", num_images=1, steps=2, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_processes_write_the_files_of_one(class_model, tmp_path):
+    words = {
+        count: ["sample", str(class_model), "--output", str(tmp_path / str(count)), "--steps", "4", "--num-images", "7"]
+        for count in (1, 2, 4)
+    }
+    for count, line in words.items():
+        ended = run_group(count, [*line, "--batch-size", "2", "--trajectory"], tmp_path / "prints")
+        assert [process.code for process in ended] == [0] * count, ended
+        assert ended[0].out.startswith(f"pictures   7 in {tmp_path / str(count)}, ")
+        assert {(process.out, process.errors) for process in ended[1:]} <= {("", "")}
+    assert len(_files(tmp_path / "1")) == 9
+    assert _files(tmp_path / "1") == _files(tmp_path / "2") == _files(tmp_path / "4")
+
+
+def test_drawing_goes_on_where_it_was_stopped(model, tmp_path, capsys):
+    def words(count: int, *more: str) -> list[str]:
+        return [*_words(model, tmp_path / "out"), "--num-images", str(count), "--batch-size", "2", *more]
+
+    main(words(5))
+    capsys.readouterr()
+    whole, out = _files(tmp_path / "out"), tmp_path / "out"
+    # Killed while it drew, and a file cut short by the crash.
+    (out / "000003.png").unlink()
+    (out / "000004.png").write_bytes(whole["000004.png"][:-20])
+    (out / "grid.png").unlink()
+    (out / ".partial-12345678.png").write_bytes(b"half")
+    marked = out / "000000.png"
+    before = marked.stat().st_ino
+    main(words(5))
+    assert "pictures   5 in" in (printed := capsys.readouterr().out)
+    assert "(2 of them were there already)" in printed
+    assert _files(out) == whole
+    assert marked.stat().st_ino == before
+    main(words(6))
+    assert sorted(_files(out)) == [*(f"{number:06d}.png" for number in range(6)), "grid.png"]
+    assert {name: whole[name] for name in whole if name < "000004"}.items() <= _files(out).items()
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("--seed 2", r"seed is 0 there and 2 here"),
+        ("--steps 5", r"steps is 4 there and 5 here"),
+        ("--solver ddim", r"solver is ancestral there and ddim here"),
+        ("--batch-size 2", r"batch-size is 16 there and 2 here"),
+        ("--num-images 2", r"holds pictures up to number 2, which are more than 2; give a new folder with"),
+    ],
+)
+def test_pictures_of_another_kind_are_left_alone(more: str, what: str, model, tmp_path, capsys):
+    main(_words(model, tmp_path / "out"))
+    before = _files(tmp_path / "out")
+    assert what in cli_error(capsys, [*_words(model, tmp_path / "out"), *more.split()])
+    assert _files(tmp_path / "out") == before
+
+
+def test_pictures_of_another_model_or_of_none_are_left_alone(model, class_model, tmp_path, capsys):
+    main(_words(model, tmp_path / "out"))
+    small_pipeline(seed=1).save_pretrained(tmp_path / "other")
+    for other in (class_model, tmp_path / "other"):
+        assert "not drawn by the same model" in cli_error(capsys, _words(other, tmp_path / "out"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "out" / "000001.png")
+    assert "nothing tells what drew it" in cli_error(capsys, _words(model, tmp_path / "out"))
