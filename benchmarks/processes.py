@@ -32,7 +32,7 @@ def pace(processes: int, steps: int, batch_size: int, options: list[str]) -> flo
         words += (
             f"--log-every {window} --sample-every 0 --checkpoint-every {steps} --mixed-precision no --quiet".split()
         )
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         subprocess.run(
             [sys.executable, *launcher, "-m", "scalespace", "train", *words, *options],
             env=os.environ | {"OMP_NUM_THREADS": "1"},

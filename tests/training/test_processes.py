@@ -167,7 +167,7 @@ def test_a_failure_of_one_ends_all_in_one_sentence(harm, more, teller, sentence,
 
 
 def test_torchrun_trains_one_run(tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     line = words(tmp_path / "run", steps=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(

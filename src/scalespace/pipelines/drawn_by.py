@@ -99,8 +99,8 @@ def _facts(file: Path) -> dict[str, Any] | None:
     """What a file says of itself, {} if it says nothing; None where it is damaged and has to be drawn again."""
     try:
         with Image.open(file) as picture:
-            picture.load()
             facts = json.loads(picture.info.get(_KEY, "{}"))
+            picture.verify()
     except (OSError, ValueError, SyntaxError):
         return None
     return facts if isinstance(facts, dict) else {}
