@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help setup demo test lint benchmark clean
+.PHONY: help setup demo test faults lint benchmark clean
 
 help:
 	@echo "make demo       train a small model on procedural pictures and sample from it (runs/demo)"
 	@echo "make test       run all tests"
+	@echo "make faults     kill, corrupt and starve small runs, and see that nothing is lost (minutes)"
 	@echo "make lint       style, types and import rules"
 	@echo "make benchmark  print the figures of docs/benchmarks.md"
 	@echo "make clean      remove the environment and the demo's run"
@@ -31,6 +32,9 @@ demo: setup
 # One process a core with one thread each: torch's threads of several processes would wait for each other.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 lint: setup
 	$(BIN)/ruff check .

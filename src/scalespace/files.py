@@ -36,6 +36,7 @@ __all__ = [
     "check_folder",
     "check_writable",
     "flush",
+    "make_directory",
     "recover",
     "remove_directory",
     "why",
@@ -74,7 +75,7 @@ def write_directory(path: Path, write: Callable[[Path], None], *, durable: bool 
         if place.exists() and not place.is_dir():
             raise UserError(f"cannot write {path}, which is no folder; rename it or choose another place")
         shutil.rmtree(partial, ignore_errors=True)
-        _make(partial.parent, durable)
+        make_directory(partial.parent, durable)
         partial.mkdir()
         write(partial)
         mode = partial.stat().st_mode
@@ -145,7 +146,7 @@ def write_file(path: Path, write: Callable[[Path], None], *, durable: bool = Fal
     # A name of its own, since several processes may write at once, and a short one, since the final one may be long.
     partial = place.with_name(f"{PARTIAL}{secrets.token_hex(4)}{place.suffix}")
     try:
-        _make(place.parent, durable)
+        make_directory(place.parent, durable)
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         write(partial)
@@ -274,11 +275,19 @@ def _flush_tree(folder: Path) -> None:
         flush(Path(inner))
 
 
-def _make(folder: Path, durable: bool) -> None:
-    """Make a folder, and those that it lies in."""
+def make_directory(folder: Path, durable: bool = False) -> None:
+    """Make a folder if it is absent, and those that it lies in.
+
+    Args:
+        folder: The folder.
+        durable: Whether it must outlive a power cut once this has returned.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
     if folder.exists():
         return
-    _make(folder.parent, durable)
+    make_directory(folder.parent, durable)
     folder.mkdir(exist_ok=True)
     if durable:
         flush(folder.parent)

@@ -63,7 +63,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(public_path: Path):
     with unprivileged(), refused, locked(public_path, pytest.fail):
         pass
     (public_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*\(File exists\)"), locked(public_path / "file", pytest.fail):
+    with (
+        pytest.raises(UserError, match=r"cannot write .*\(Not a directory\)"),
+        locked(public_path / "file", pytest.fail),
+    ):
         pass
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scalespace.errors import UserError, cause
-from scalespace.files import REMEDY, why
+from scalespace.files import REMEDY, make_directory, why
 
 __all__ = ["LOCK", "check_unlocked", "locked"]
 
@@ -54,7 +54,7 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         UserError: If another process holds it, which may be on another machine, or the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder, durable=True)
         number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UserError(f"cannot write {folder / LOCK} ({why(error, folder / LOCK)}); {REMEDY}") from error
