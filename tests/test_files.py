@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from tests.unprivileged import public_path, unprivileged
 
 from scalespace.errors import UserError
-from scalespace.files import write_directory, write_file
+from scalespace.files import recover, remove_directory, write_directory, write_file
 
 __all__ = ["public_path"]
 
@@ -149,3 +150,31 @@ def test_names_may_be_as_long_as_the_disk_allows_and_no_file_of_the_users_is_in_
     assert (tmp_path / "a.png").read_text() == "outer"
     assert (tmp_path / ".partial-a.png").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_killed_process_has_left_is_cleared_and_a_folder_gets_its_name_back(tmp_path):
+    for name in (".a.outdated", ".b.outdated", "b", ".c.partial", ".d.removed", "mine", ".mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    (tmp_path / ".partial-0123.png").write_text("of another process")
+    recover(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", ".partial-0123.png", "a", "b", "mine"]
+    assert (tmp_path / "a" / "content").read_text() == ".a.outdated"
+    assert (tmp_path / "b" / "content").read_text() == "b"
+
+
+def test_a_folder_is_removed_from_its_name_first(tmp_path, monkeypatch):
+    write_directory(tmp_path / "model", _folder)
+    remove = shutil.rmtree
+
+    def killed(path: Path, **_: bool) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_directory(tmp_path / "model")
+    monkeypatch.setattr("shutil.rmtree", remove)
+    assert not (tmp_path / "model").exists()
+    recover(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tests.faults.harness import Reference, corruptions, full_disks, full_file_systems, group_kills, kills, power_cuts
+from tests.faults.corrupting import corruptions
+from tests.faults.disks import full_disks, full_file_systems, power_cuts
+from tests.faults.killing import group_kills, kills
+from tests.faults.small_runs import Reference
 
 
 def main() -> None:

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.faults.harness import Reference, corruptions, full_disks, full_file_systems, kills, power_cuts
+from tests.faults.corrupting import corruptions
+from tests.faults.disks import full_disks, full_file_systems, power_cuts
+from tests.faults.killing import kills
+from tests.faults.small_runs import Reference
 
 
 @pytest.fixture(scope="module")

@@ -166,6 +166,27 @@ def test_a_failure_of_one_ends_all_in_one_sentence(harm, more, teller, sentence,
     assert not (tmp_path / "run" / "model").exists()
 
 
+_SIGNAL = """
+if rank == 1:
+    import os, signal
+    from scalespace.training.trainer import Trainer
+    take = Trainer.step
+    def step(self, number, batch):
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, number, batch)
+    Trainer.step = step
+"""
+
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
+    ended = run_group(2, words(tmp_path / "run", steps=6), tmp_path / "prints", _SIGNAL)
+    assert [process.code for process in ended] == [75, 75], ended
+    assert "scalespace: stopped at step 4 by a signal; the checkpoint is" in ended[0].errors
+    assert ended[1].errors == ""
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
 def test_torchrun_trains_one_run(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     line = words(tmp_path / "run", steps=2)

@@ -322,3 +322,48 @@ def test_a_run_from_before_narrow_networks_had_fewer_groups_goes_on_only_as_it_w
     with pytest.raises(UserError, match=r"network\.min_channels_per_group is 1 there and 4 here"):
         train(small_config(tmp_path))
     train(small_config(tmp_path, network={"min_channels_per_group": 1}))
+
+
+def test_what_the_output_of_a_command_was_sent_to_is_no_reason_to_refuse(tmp_path):
+    names = ["nohup.out", "slurm-1234.out", "slurm-1234.err", "train.log"]
+    for name in names:
+        (tmp_path / name).write_text("starting")
+    RunDirectory(small_config(tmp_path), DATA)
+    assert _names(tmp_path) == sorted([*names, "run.json"])
+    assert all((tmp_path / name).read_text() == "starting" for name in names)
+
+
+def test_a_folder_that_is_gone_is_not_made_again_elsewhere(run):
+    run.path.rename(run.path.with_name("unmounted"))
+    with pytest.raises(UserError, match=r"run is no longer there, .* the checkpoint of step 5 was not written; bring"):
+        run.save_checkpoint(5, _write("5"))
+    assert not run.path.exists()
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path, run):
+    said: list[str] = []
+    other = RunDirectory(small_config(tmp_path / "other", learning_rate=0.5), DATA)
+    elsewhere = RunDirectory(small_config(tmp_path / "elsewhere"), OTHERS)
+    for step, (source, words) in enumerate(((run, ""), (other, "learning_rate is 0.5 there"), (elsewhere, "on other"))):
+        source.save_checkpoint(step, _write("weights"))
+        if words:
+            name = f"step-{step:08d}"
+            (source.path / "checkpoints" / name).rename(run.path / "checkpoints" / name)
+    found = RunDirectory(small_config(run.path), DATA, said.append).checkpoint_to_resume()
+    assert found is not None
+    assert found.step == 0
+    assert [
+        f"step-0000000{number}: it belongs to another run (" in line for number, line in zip((2, 1), said, strict=True)
+    ]
+    assert "which was trained on other pictures" in said[0]
+    assert "learning_rate is 0.5 there and 0.001 here" in said[1]
+
+
+def test_whatever_a_crash_has_left_in_the_log_the_run_goes_on(run):
+    run.append_log({"step": 1})
+    with run.log_path.open("ab") as file:
+        file.write(b"\x00" * 99 + b'\n\xff\xfe\n5\n{"loss": 1}\n{"step": "7"}\n')
+    run.append_log({"step": 2})
+    assert run.read_log() == [{"step": 1}, {"step": 2}]
+    run.rewind_log(1)
+    assert run.log_path.read_text() == '{"step": 1}\n'
