@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from scalespace.cli import main
 from scalespace.errors import UserError
 from scalespace.metrics.extractors.efficientnet import SIDE, WEIGHTS_SHA256, EfficientNetFeatures, installed
-from scalespace.metrics.features import Mode, extract
+from scalespace.metrics.features import BuiltInFeatures, Mode, extract
+from scalespace.paper import reproduce as paper
 
 needs_extra = pytest.mark.skipif(not installed(), reason='the extra "features" is not installed')
 SHAPES = ["synthetic:shapes:12", "synthetic:shapes:9"]
@@ -100,6 +101,22 @@ def test_damaged_weights_are_never_loaded(harm, tmp_path, monkeypatch):
 def test_what_a_file_needs_is_refused_for_the_network(words, capsys):
     error = cli_error(capsys, ["evaluate", *SHAPES, "--features", "efficientnet-lite0", *words])
     assert f"{words[0]} belongs to a TorchScript file; leave it out with --features efficientnet-lite0" in error
+
+
+@needs_extra
+def test_a_table_of_the_tiny_scale_takes_the_network_that_is_named(tmp_path, monkeypatch):
+    taken = []
+
+    def experiments(*arguments, **_):
+        taken.append(arguments[3].mode)
+        raise UserError("enough")
+
+    monkeypatch.setattr(paper, "Experiments", experiments)
+    words = ["reproduce", "main", "--data", SHAPES[0], "--output", str(tmp_path)]
+    for more in ([], ["--features", "efficientnet-lite0"]):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+    assert taken == [BuiltInFeatures().mode, EfficientNetFeatures().mode]
 
 
 def test_the_papers_fid_takes_no_other_features(capsys, tmp_path):
