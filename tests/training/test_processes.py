@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tests.process_groups import run_group
-from tests.small_models import train_words
+from tests.small_models import small_config, train_words
 from torch.testing import assert_close
 
 from scalespace.errors import ToldError, UserError
 from scalespace.processes import Processes
+from scalespace.training.build import build_network, build_scheduler
+from scalespace.training.trainer import Trainer
 
 # Norms in groups of three channels: before groups of one, biases have no gradient but rounding, and Adam walks on it.
 WIDTHS = ("--network.base-channels", "12", "--mixed-precision", "no", "--learning-rate", "1e-3")
@@ -185,6 +188,19 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
     assert "scalespace: stopped at step 4 by a signal; the checkpoint is" in ended[0].errors
     assert ended[1].errors == ""
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_dropout_goes_on_with_the_processes_it_began_with(tmp_path):
+    def trainer(dropout: float, count: int) -> Trainer:
+        config = small_config(tmp_path, network={"dropout": dropout})
+        scheduler = build_scheduler(config)
+        return Trainer(config, Accelerator(), scheduler, build_network(config, scheduler.sizes), Processes(0, count))
+
+    for dropout in (0.0, 0.3):
+        trainer(dropout, 1).save(tmp_path / str(dropout))
+    trainer(0.0, 2).load(tmp_path / "0.0", 0)
+    with pytest.raises(UserError, match=r"was written by 1 process, and 2 would draw .*; go on with 1, or give a new"):
+        trainer(0.3, 2).load(tmp_path / "0.3", 0)
 
 
 def test_torchrun_trains_one_run(tmp_path):

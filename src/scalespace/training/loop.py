@@ -215,6 +215,8 @@ def _resume(run: RunDirectory, trainer: Trainer, progress: bool, say: Callable[[
     if found.proven:
         try:
             trainer.load(found.path, found.step)
+        except UserError:
+            raise
         except (OSError, *_DAMAGE) as error:
             if memory_ran_out(error):
                 raise

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from scalespace.data.batches import BatchOrder, to_model
 from scalespace.data.images import ImageDataset
+from scalespace.data.left_out import counted
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError, cause
@@ -289,11 +290,28 @@ class Trainer:
         save_file(averages, path / EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
         if self.powers:
             write_averages(path / _POWERS_FILE, self._names(), self.powers)
-        progress = {"pictures": self.pictures, "batches": self.batches.state(), "skipped": self.skipped}
+        progress = {
+            "pictures": self.pictures,
+            "batches": self.batches.state(),
+            "skipped": self.skipped,
+            "processes": self.processes.count,
+        }
         (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
 
     def load(self, path: Path, step: int) -> None:
-        """Go back to what ``save`` wrote after ``step`` steps."""
+        """Go back to what ``save`` wrote after ``step`` steps.
+
+        Raises:
+            UserError: If the run has dropout, and the number of processes is another one.
+        """
+        progress = path / _PROGRESS_FILE
+        kept = parse_json(progress.read_text()) if progress.exists() else {}
+        before, now = kept.get("processes", self.processes.count), self.processes.count
+        if before != now and self.config.network.dropout > 0:
+            raise UserError(
+                f"{path} was written by {counted(before, 'process')}, and {now} would draw other masks of dropout, since "
+                f"these depend on how a batch is cut; go on with {before}, or give a new --output-dir"
+            )
         self.accelerator.load_state(str(path))
         with safe_open(path / EMA_FILE, framework="pt") as file:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
@@ -301,11 +319,9 @@ class Trainer:
             self.ema.optimization_step = int(file.metadata()["optimization_step"])
         if self.powers:
             read_averages(path / _POWERS_FILE, self._names(), self.powers)
-        progress = path / _PROGRESS_FILE
         # Before there was such a file, every step took as many pictures.
         self.pictures = step * self.config.batch_size
-        if progress.exists():
-            kept = parse_json(progress.read_text())
+        if kept:
             self.pictures = kept["pictures"]
             self.batches.restore(kept["batches"])
             self.skipped = Skipped(*kept.get("skipped", (0, 0)))
