@@ -16,6 +16,7 @@ from scalespace.training.configuration import NetworkConfig, ProcessConfig, Trai
 __all__ = [
     "SMALL_OPTIONS",
     "cli_error",
+    "given_once",
     "small_config",
     "small_network",
     "small_pipeline",
@@ -92,7 +93,22 @@ def small_config(output_dir: Path, network: dict[str, Any] | None = None, **chan
 def train_words(output_dir: Path, *words: str, data: str | Path = "synthetic:shapes:16") -> list[str]:
     """The command of a run of two steps."""
     run = shlex.split("--max-steps 2 --batch-size 4 --warmup-steps 0 --sample-every 0 --log-every 1 --quiet")
-    return ["train", "--data", str(data), "--output-dir", str(output_dir), *SMALL_OPTIONS, *run, *words]
+    return given_once("train", "--data", str(data), "--output-dir", str(output_dir), *SMALL_OPTIONS, *run, *words)
+
+
+def given_once(*words: str) -> list[str]:
+    """The words of a command, without those of an option that is given again further on."""
+    groups: dict[str, list[str]] = {"": []}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].replace("_", "-").replace("no-", "")
+            groups.pop(name, None)
+        groups.setdefault(name, []).append(word)
+    if groups.get("--process.levels", [])[1:] == ["1"]:
+        # One level has no schedule.
+        groups.pop("--process.resolution", None)
+    return [word for group in groups.values() for word in group]
 
 
 def cli_error(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:

@@ -286,7 +286,9 @@ def test_a_cascade_is_trained_and_sampled_at_the_command_line(tmp_path, capsys):
     assert "--upsample enlarges pictures of height and width None, and the first model draws (4, 4)" in wrong
     words = train_words(tmp_path / "none", "--process.levels", "1", "--network.condition-size", "9", "4")
     assert "condition_size (9, 4) is no size of smaller pictures" in cli_error(capsys, words)
-    assert "condition_noise is 2.0" in cli_error(capsys, train_words(tmp_path / "none", "--condition-noise", "2"))
+    assert "condition_noise is 2.0" in cli_error(
+        capsys, train_words(tmp_path / "none", "--condition-noise", "2", *words[-3:])
+    )
     assert not (tmp_path / "none").exists()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.small_models import SMALL_OPTIONS, cli_error, small_pipeline, train_words
+from tests.small_models import SMALL_OPTIONS, cli_error, given_once, small_pipeline, train_words
 
 from scalespace.cli import main
 from scalespace.commands import parsing
@@ -214,7 +214,7 @@ def test_a_schedule_that_violates_the_inequality_is_one_sentence(tmp_path, capsy
         ("--learning-rate nan", "learning_rate is nan"),
         ("--change-share 2", "change_share is 2.0; a share lies between 0 and 1"),
         ("--sample-every 1 --sample-steps 2", "2 sampling steps; a process of 2 levels needs at least 3"),
-        ("--sample-steps 1", "sample_steps is 1; give at least 2"),
+        ("--sample-every 1 --sample-steps 1", "sample_steps is 1; give at least 2"),
         ("--network.num-classes 0", "num_classes holds 0"),
         ("--data synthetic:nothing", "there is no synthetic source"),
         ("--data", "data is empty; give a value"),
@@ -346,8 +346,8 @@ def test_errors_from_the_shell_have_no_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--tolerance 0.01", "--tolerance is about the spectrum of pictures; give --data with it"),
-        ("--plot a.png", "--plot is about the spectrum of pictures; give --data with it"),
+        ("--tolerance 0.01", "--tolerance has no effect without --data, whose spectrum it is about"),
+        ("--plot a.png", "--plot has no effect without --data, whose spectrum it is about"),
         ("--process.resolution auto", 'schedule "auto" reads its change points off the pictures; give --data'),
         ("--data nowhere", "there is no data at 'nowhere'"),
         ("--data DATA --tolerance 0", "tolerance is 0.0; give a mode-SNR above 0 and below 1"),
@@ -365,7 +365,7 @@ def test_resolutions_that_cannot_be_read_off_the_data_are_one_sentence(
     monkeypatch.chdir(tmp_path)
     data = _pictures(tmp_path / "data", 4)
     more = [word.replace("DATA", str(data)) for word in words.split()]
-    assert sentence in cli_error(capsys, ["plan", *SMALL_OPTIONS, *more])
+    assert sentence in cli_error(capsys, given_once("plan", *SMALL_OPTIONS, *more))
     assert not (tmp_path / "a.png").exists()
 
 
@@ -447,4 +447,6 @@ def test_numbers_that_are_not_finite_are_one_sentence(option: str, value: str, t
 def test_an_eta_that_the_solver_has_not_is_one_sentence(tmp_path, capsys):
     small_pipeline().save_pretrained(tmp_path / "model")
     words = ["sample", str(tmp_path / "model"), "--output", str(tmp_path / "pictures"), "--eta", "0.5"]
-    assert 'eta is of the solver "ddim"' in cli_error(capsys, [*words, "--solver", "multistep"])
+    assert "--eta has no effect where the solver is not ddim; leave --eta out, or give --solver ddim" in cli_error(
+        capsys, [*words, "--solver", "multistep"]
+    )

@@ -57,6 +57,12 @@ def test_advice_of_other_libraries_is_never_passed_on(say, tmp_path):
         assert say(error) == type(error).__name__
 
 
+def test_a_sentence_goes_on_after_what_it_quotes():
+    # Pillow ends its warning of a picture that is too large with a full stop.
+    for said in ("Image size exceeds the limit.", "Image size exceeds the limit?", "Image size exceeds the limit"):
+        assert cause(ValueError(said)) == "Image size exceeds the limit"
+
+
 def test_what_states_a_fact_is_quoted_in_one_line(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"x" * 50)
     damaged = _raised(safe_open, tmp_path / "cut.safetensors", framework="pt")

@@ -42,7 +42,8 @@ def cause(error: BaseException) -> str:
         raised_in, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
     # What compiled code raises has no frame of its own: its type tells where it is from.
     origins = {name.partition(".")[0] for name in (raised_in, type(error).__module__) if name}
-    text = " ".join(str(error).split())
+    # A sentence of ours goes on after it.
+    text = " ".join(str(error).split()).rstrip(" .?!")
     return text if text and origins <= _FACTUAL else type(error).__name__
 
 

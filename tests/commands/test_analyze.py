@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.picture_files import flat, picture
-from tests.small_models import SMALL_OPTIONS, cli_error
+from tests.small_models import SMALL_OPTIONS, cli_error, given_once
 
 from scalespace.cli import main
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_analyzed_is_one_sentence(words: str, sentence: str, tmp_
     data = pictures(tmp_path / "data", picture)
     grey = pictures(tmp_path / "flat", lambda index: flat((60 * index, 20, 9)))
     more = [word.replace("DATA", str(data)).replace("FLAT", str(grey)) for word in words.split()]
-    assert sentence in cli_error(capsys, ["analyze", *more[:1], *SMALL_OPTIONS, *more[1:], "--quiet"])
+    assert sentence in cli_error(capsys, given_once("analyze", *more[:1], *SMALL_OPTIONS, *more[1:], "--quiet"))
 
 
 def test_a_figure_without_matplotlib_is_one_sentence(tmp_path, capsys, monkeypatch):

@@ -72,4 +72,7 @@ def test_folders_that_wrap_all_pictures_are_no_classes():
 
 def test_of_many_names_the_first_are_told_and_how_many_there_are_besides():
     assert listed(list("abc")) == "a, b, c"
+    long = ["x" * 100, "y" * 100, "z" * 100, "w"]
+    assert listed(long) == f"{long[0]}, {long[1]} and 2 more"
+    assert listed(["x" * 1000, "y"]) == f"{'x' * 1000} and 1 more"
     assert listed([str(number) for number in range(1012)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1,002 more"

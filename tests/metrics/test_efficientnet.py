@@ -100,7 +100,7 @@ def test_damaged_weights_are_never_loaded(harm, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", [["--features-size", "64"], ["--trust"]])
 def test_what_a_file_needs_is_refused_for_the_network(words, capsys):
     error = cli_error(capsys, ["evaluate", *SHAPES, "--features", "efficientnet-lite0", *words])
-    assert f"{words[0]} belongs to a TorchScript file; leave it out with --features efficientnet-lite0" in error
+    assert f"{words[0]} has no effect without a file of an extractor; leave {words[0]} out" in error
 
 
 @needs_extra
@@ -121,6 +121,6 @@ def test_a_table_of_the_tiny_scale_takes_the_network_that_is_named(tmp_path, mon
 
 def test_the_papers_fid_takes_no_other_features(capsys, tmp_path):
     words = ["--scale", "paper", "--data", SHAPES[0], "--features", "efficientnet-lite0", "--output", str(tmp_path)]
-    assert "--features is of --scale tiny; the paper's FID takes Inception's" in cli_error(
+    assert "--features has no effect with --scale paper, which compares" in cli_error(
         capsys, ["reproduce", "main", *words]
     )

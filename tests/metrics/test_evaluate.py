@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.metrics.extractors import Blind, Canary, Inception, Maps, Means, saved
 from tests.picture_files import encoded, picture
-from tests.small_models import cli_error
+from tests.small_models import cli_error, given_once
 
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
 from scalespace.cli import main
@@ -183,8 +183,8 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
         ("--neighbours 0", "--neighbours is 0"),
         ("--neighbours 24", "prdc cannot be measured, since there are 24 generated pictures and 24 neighbours"),
         ("--features x.pt --inception-weights y.pt", "name two extractors"),
-        ("--features-size 32", "--features-size belongs to --features"),
-        ("--trust", "--trust belongs to --features"),
+        ("--features-size 32", "--features-size has no effect without a file of an extractor; leave"),
+        ("--trust", "--trust has no effect without a file of an extractor; leave --trust"),
         ("--features x.pt --features-size 0", "--features-size is 0; give 1 to 4096 pixels"),
         ("--features x.pt --features-size -5", "--features-size is -5"),
         ("--features x.pt --features-size 1000000000", "--features-size is 1000000000; give 1 to"),
@@ -192,7 +192,7 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
         ("--neighbours -1", "--neighbours is -1"),
         ("--neighbours 1000000000000", "since there are 24 generated pictures and 1000000000000 neighbours"),
         ("--seed 99999999999", "--seed is 99999999999; give 0 to 4294967295"),
-        ("--save-features", "--save-features belongs to --save-statistics"),
+        ("--save-features", "--save-features has no effect without --save-statistics; leave"),
         ("--features nothing.pt", "there is no feature extractor at nothing.pt"),
         ("--seed -1", "--seed is -1"),
         ("--save-statistics x.json", "name it x.npz"),
@@ -200,7 +200,7 @@ def test_missing_or_wrong_inception_weights_say_which_file_and_where_it_is(sides
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(words, sentence, sides, capsys):
-    assert sentence in cli_error(capsys, ["evaluate", *sides, *QUICK, *words.split()])
+    assert sentence in cli_error(capsys, given_once("evaluate", *sides, *QUICK, *words.split()))
 
 
 def test_a_torchscript_file_does_not_run_without_trust(sides, tmp_path, capsys):

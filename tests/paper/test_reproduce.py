@@ -457,7 +457,7 @@ def test_the_command_prints_a_table_and_says_where_it_is(output, capsys, monkeyp
         ("steps --data synthetic:shapes:40 --heldout D", "D holds 3 pictures; give at least 8 to compare with"),
         ("main --data D --scale paper", "is not aligned CelebA: it holds 3 pictures, not 202,599"),
         ("main --data D --scale paper --dataset imagenet64", "it holds 3 pictures, not 1,281,167"),
-        ("main --data D --scale paper --heldout D", "--heldout is of --scale tiny"),
+        ("main --data D --scale paper --heldout D", "--heldout has no effect with --scale paper, which compares"),
         ("main --data D --scale paper --tflops 0", "--tflops is 0.0; give a number above 0"),
         ("main --data SMALL", "smaller than the image size 16x16"),
     ],

@@ -118,9 +118,9 @@ def test_classes_in_turn_are_told_by_name(named_model, class_model, tmp_path, ca
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ("cart", 'there is no class "cart"; did you mean cat?; numbers from 0 to 3 can be given, too'),
+        ("cart", 'there is no class "cart"; the nearest is cat; numbers from 0 to 3 can be given, too'),
         ("dog", 'there is no class "dog"; the model has cat, 2, 10, 3; numbers from 0 to 3'),
-        ("11", "--class-label is 11; the model has the classes 0 to 3"),
+        ("11", "--class-label is 11; the model has the classes 0 to 3: cat, 2, 10, 3\n"),
     ],
 )
 def test_a_class_that_there_is_not_is_one_sentence(asked: str, sentence: str, named_model, tmp_path, capsys):
@@ -171,7 +171,7 @@ def test_a_cascade_of_models_with_other_class_names_is_refused(named_model, tmp_
         ("--batch-size 0", "--batch-size is 0; give at least 1"),
         ("--seed -1", "seed -1 is not between 0 and 4294967295"),
         ("--seed 4294967296", "seed 4294967296 is not between 0 and 4294967295"),
-        ("--class-label 0", "the model has no classes; leave it out"),
+        ("--class-label 0", "--class-label has no effect on a model without classes; leave --class-label out"),
         ("--device nowhere", 'device "nowhere" cannot be used'),
         ("--device meta", 'device "meta" cannot be used'),
     ],
@@ -184,7 +184,7 @@ def test_bad_options_are_one_sentence_and_leave_no_folder(words: str, sentence: 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_class_that_does_not_exist_is_refused(label: int, class_model, tmp_path, capsys):
     words = _words(class_model, tmp_path / "out", "--class-label", str(label))
-    assert f"--class-label is {label}; the model has the classes 0 to 2" in cli_error(capsys, words)
+    assert f"--class-label is {label}; the model has the classes 0 to 2\n" in cli_error(capsys, words)
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(model, tmp_path, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.small_models import SIZES, SMALL_OPTIONS, small_config
+from tests.small_models import SIZES, SMALL_OPTIONS, given_once, small_config
 
 from scalespace.cli import main
 from scalespace.diffusion.noise import LinearBeta
@@ -214,7 +214,7 @@ def test_the_command_line_plans_from_data(tmp_path, capsys):
 def test_the_default_tolerance_is_the_one_of_the_process(capsys):
     changes = []
     for words in ((), ("--tolerance", "0.01"), ("--process.tolerance", "0.03"), ("--tolerance", "0.03")):
-        main(["plan", *SMALL_OPTIONS, "--data", "synthetic:shapes:16", *words, "--json"])
+        main(given_once("plan", *SMALL_OPTIONS, "--data", "synthetic:shapes:16", *words, "--json"))
         changes.append(json.loads(capsys.readouterr().out)["octaves"][0]["change"])
     assert changes == [12, 12, 9, 9]
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_models import SIZES, SMALL_OPTIONS, cli_error, small_network
+from tests.small_models import SIZES, SMALL_OPTIONS, cli_error, given_once, small_network
 
 from scalespace.cli import main
 from scalespace.networks.flexi_unet import FlexiUNet
@@ -36,7 +36,7 @@ def clock(monkeypatch, gflops) -> None:
 
 
 def _words(work: str, *words: str) -> list[str]:
-    return ["bench", work, *SMALL_OPTIONS, "--seconds", "0", "--quiet", *words]
+    return given_once("bench", work, *SMALL_OPTIONS, "--seconds", "0", "--quiet", *words)
 
 
 def _bench(capsys: pytest.CaptureFixture[str], work: str, *words: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_what_does_not_change_the_weights_may_change(tmp_path, run):
         ({"network": {"dropout": 0.5}}, "network.dropout is 0.0 there and 0.5 here"),
         (
             {"process": ProcessConfig((8, 8), levels=1)},
-            r"process.beta_end is 0.4 there and 0.02 here \(4 other options",
+            r"process.beta_end is 0.4 there and 0.02 here \(3 other options",
         ),
         ({"batch_size": 9, "learning_rate": 1.0}, r"batch_size is 4 there and 9 here \(1 other options differ too\)"),
     ],

@@ -6,14 +6,16 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from scalespace.commands.parsing import Preset, part, read_with_preset, say, tell
+from scalespace.effects import Needs
 from scalespace.files import Output, check_writable
 from scalespace.reports.figure import check_figure
 from scalespace.training.configuration import ModelConfig
+from scalespace.training.needs import COMPARED_WITH_DATA
 
 __all__ = ["Arguments", "run"]
 
@@ -40,6 +42,8 @@ class Arguments(ModelConfig):
     """Print JSON instead of text."""
     quiet: bool = False
     """Show no progress bars."""
+
+    needs: ClassVar[Needs] = COMPARED_WITH_DATA
 
 
 def run(words: list[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from scalespace.commands.parsing import read, say
 from scalespace.data.left_out import counted
+from scalespace.effects import Needs
 from scalespace.files import OutputPath, write_directory
 from scalespace.reading import path_of
 
@@ -27,6 +28,8 @@ class Arguments:
     """Width of the average as a share of the steps so far: the standard deviation of their weights, at most 0.25."""
     step: int | None = None
     """Step to average at. None takes the last that was kept."""
+
+    needs: ClassVar[Needs] = {}
 
 
 def run(words: list[str]) -> None:

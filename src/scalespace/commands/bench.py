@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from scalespace.commands.parsing import Preset, device_named, part, read_with_preset, say
+from scalespace.effects import Need, Needs
 from scalespace.errors import UserError
 from scalespace.training.configuration import ModelConfig, TrainConfig
+from scalespace.training.needs import SEVERAL_LEVELS
 
 __all__ = ["Arguments", "run"]
+
+_TRAIN = Need(lambda given: given.work == "train", "on the drawing of pictures", "time train")
+_SAMPLE = Need(lambda given: given.work == "sample", "on training", "time sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,17 @@ class Arguments(ModelConfig):
     """Print JSON instead of text."""
     quiet: bool = False
     """Show no progress bar."""
+
+    needs: ClassVar[Needs] = {
+        **ModelConfig.needs,
+        "max_steps": (_TRAIN,),
+        "level_sampling": (_TRAIN, SEVERAL_LEVELS),
+        "micro_batch": (_TRAIN,),
+        "mixed_precision": (_TRAIN,),
+        "gradient_checkpointing": (_TRAIN,),
+        "steps": (_SAMPLE,),
+        "device": (_SAMPLE,),
+    }
 
 
 def run(words: list[str]) -> None:

@@ -3,19 +3,78 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from scalespace.commands.parsing import device_named, fields, read, say
+from scalespace.effects import Need, Needs
 from scalespace.files import OutputFile
 from scalespace.launch import launched
 from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
+
+
+def _draws(*sides: str) -> bool:
+    from scalespace.metrics.sides import may_be_model
+
+    return any(map(may_be_model, sides))
+
+
+def _held(given: Any) -> tuple[Any, Any]:
+    from scalespace.metrics.sides import held_at
+
+    return held_at(given.generated), held_at(given.reference)
+
+
+def _named(metrics: str | None) -> tuple[str, ...] | None:
+    return None if metrics is None else tuple(filter(None, metrics.replace(" ", "").split(",")))
+
+
+def _measures(given: Any, *metrics: str) -> bool:
+    """Whether one of these metrics is measured."""
+    from scalespace.metrics.evaluate import allowed_metrics
+
+    return not set(metrics).isdisjoint(_named(given.metrics) or allowed_metrics(*_held(given)))
+
+
+def _draws_lots(given: Any) -> bool:
+    intervals = given.intervals and _held(given) != ("moments", "moments")
+    return intervals or _draws(given.generated, given.reference) or _measures(given, "kid", "swd")
+
+
+def _resizes(given: Any) -> bool:
+    """Whether the extractor takes pictures of one size."""
+    from scalespace.metrics.extractors.choice import INCEPTION_VARIABLE
+    from scalespace.metrics.extractors.efficientnet import EFFICIENTNET
+
+    if given.features is None:
+        return bool(given.inception_weights or os.environ.get(INCEPTION_VARIABLE))
+    return given.features == EFFICIENTNET or given.features_size is not None
+
+
+def _runs_file(given: Any) -> bool:
+    from scalespace.metrics.extractors.efficientnet import EFFICIENTNET
+
+    return given.features not in (None, EFFICIENTNET)
+
+
+_MODEL = Need(
+    lambda given: _draws(given.generated, given.reference),
+    "where no pictures are drawn, since neither side is a model",
+    "give a model as a side",
+)
+_NETWORK = Need(
+    lambda given: given.save_statistics is not None or _measures(given, "fid", "kid", "prdc"),
+    "on --metrics {metrics}, none of which is of features",
+    "name fid, kid or prdc too",
+)
+_FILE = Need(_runs_file, "without a file of an extractor", "give a TorchScript file by --features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +130,50 @@ class Arguments:
     quiet: bool = False
     """Show no progress bars."""
 
+    needs: ClassVar[Needs] = {
+        "inception_weights": (_NETWORK,),
+        "features": (_NETWORK,),
+        "features_size": (_FILE,),
+        "trust": (_FILE,),
+        "resize": (
+            _NETWORK,
+            Need(
+                _resizes,
+                "on an extractor that takes pictures as they are",
+                "give --inception-weights, or --features with --features-size",
+            ),
+        ),
+        "neighbours": (
+            Need(
+                lambda given: _measures(given, "prdc"),
+                "where prdc is not measured",
+                "let prdc be among --metrics, which needs pictures or features on both sides",
+            ),
+        ),
+        "cache": (
+            Need(
+                lambda given: _held(given)[1] == "pictures" and not _draws(given.reference),
+                "on a reference that is no folder or zip of pictures",
+                "give the pictures themselves",
+            ),
+        ),
+        "num_images": (_MODEL,),
+        "steps": (_MODEL,),
+        "solver": (_MODEL,),
+        "eta": (_MODEL,),
+        "spacing": (_MODEL,),
+        "batch_size": (_MODEL,),
+        "seed": (Need(_draws_lots, "where nothing is random", "measure kid or swd"),),
+        "save_features": (
+            Need(lambda given: given.save_statistics is not None, "without --save-statistics", "name that file too"),
+            Need(
+                lambda given: _held(given)[1] != "moments",
+                "on a reference whose features were not kept",
+                "give the pictures themselves",
+            ),
+        ),
+    }
+
 
 def run(words: list[str]) -> None:
     """Measure how far pictures are from reference pictures; every figure with its counts and a 95 % interval.
@@ -87,10 +190,9 @@ def run(words: list[str]) -> None:
     from scalespace.metrics.statistics import write_statistics
     from scalespace.reports.provenance import provenance
 
-    metrics = None if given.metrics is None else tuple(filter(None, given.metrics.replace(" ", "").split(",")))
     sampling = Sampling(**fields(Sampling, given) | {"device": device_named(given.device)})
     shared = {name: value for name, value in vars(given).items() if name in Options.__dataclass_fields__}
-    options = Options(**shared | {"metrics": metrics, "sampling": sampling})
+    options = Options(**shared | {"metrics": _named(given.metrics), "sampling": sampling})
     found = evaluate(given.generated, given.reference, options, not given.quiet)
     if launched()[0] > 0:
         return

@@ -1,6 +1,7 @@
 """What the commands share: reading options, presets as defaults, printing, the device, and the error if matplotlib is missing.
 
-What is read is checked here for all commands: values that no option can mean, and outputs that cannot be written.
+What is read is checked here for all commands: values that no option can mean, outputs that cannot be written, and options that
+have no effect.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
+from scalespace.effects import check_effects
 from scalespace.errors import UserError, printable
 from scalespace.files import Output
 from scalespace.processes import join
@@ -36,17 +38,19 @@ Preset = Annotated[str, tyro.conf.arg(help="Model to start from. All other optio
 """The option --preset."""
 
 
-def read(arguments_class: type, words: list[str], command: Callable[..., None], default: Any = None) -> Any:
+def read(arguments_class: Any, words: list[str], command: Callable[..., None], default: Any = None) -> Any:
     """Read the arguments of a command from the words after its name. The command's docstring is its help.
 
     Args:
-        arguments_class: Frozen dataclass whose docstrings are the help of the options.
+        arguments_class: Frozen dataclass whose docstrings are the help of the options, with a table ``needs`` of when they have
+            an effect.
         words: The words after the command's name.
         command: The function of the command. Its module has the command's name.
         default: Instance that holds the defaults. None takes the defaults of the class.
 
     Raises:
-        UserError: If the words cannot be understood, a value is none that an option can mean, or an output cannot be written.
+        UserError: If the words cannot be understood, a value is none that an option can mean, an output cannot be written, or
+            an option has no effect.
     """
     extra = {} if default is None else {"default": default}
     program = f"scalespace {command.__module__.rpartition('.')[2]}"
@@ -63,6 +67,7 @@ def read(arguments_class: type, words: list[str], command: Callable[..., None], 
         raise UserError(f"{_sentence(told.getvalue())} ({program} --help tells all options)") from stop
     check_values(given)
     _check_words(given)
+    check_effects(words, given, arguments_class.needs)
     return given
 
 

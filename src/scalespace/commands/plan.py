@@ -7,15 +7,18 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from scalespace import __version__
 from scalespace.commands.parsing import Preset, part, read_with_preset, say, tell
-from scalespace.errors import UserError
+from scalespace.effects import Need, Needs
 from scalespace.reports.figure import FigureFile
 from scalespace.training.configuration import ModelConfig
+from scalespace.training.needs import COMPARED_WITH_DATA, SEVERAL_LEVELS
 
 __all__ = ["Arguments", "run"]
+
+_DATA = Need(lambda given: given.data is not None, "without --data, whose spectrum it is about", "give --data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,17 @@ class Arguments(ModelConfig):
     quiet: bool = False
     """Show no progress bars."""
 
+    needs: ClassVar[Needs] = {
+        **COMPARED_WITH_DATA,
+        "process.tolerance": (
+            _DATA,
+            Need(lambda given: given.tolerance is None, "with --tolerance, which replaces it", "leave --tolerance out"),
+            SEVERAL_LEVELS,
+        ),
+        "tolerance": (_DATA, SEVERAL_LEVELS),
+        "plot": (_DATA,),
+    }
+
 
 def run(words: list[str]) -> None:
     """Print what a model will cost: levels, timesteps, parameters, GFLOPs, and whether every change is valid.
@@ -52,9 +66,6 @@ def run(words: list[str]) -> None:
     example: scalespace bench train --preset tiny --json > bench.json; scalespace plan --preset tiny --speed bench.json
     """
     given = read_with_preset(Arguments, words, run)
-    for option in ("tolerance", "plot"):
-        if given.data is None and getattr(given, option) is not None:
-            raise UserError(f"--{option} is about the spectrum of pictures; give --data with it")
     from scalespace.planning.cost import Plan, make_plan
     from scalespace.planning.speed import read_training_speed, readable_seconds, training_seconds
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from scalespace.commands.parsing import read, say
-from scalespace.errors import UserError
+from scalespace.effects import Need, Needs
 from scalespace.files import OutputPath
 
 __all__ = ["Arguments", "run"]
+
+_HELD_OUT = Need(lambda given: given.held_out is not None, "where no pictures are held out", "give --held-out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Arguments:
     quiet: bool = False
     """Show no progress bars."""
 
+    needs: ClassVar[Needs] = {"held_out_share": (_HELD_OUT,), "seed": (_HELD_OUT,)}
+
 
 def run(words: list[str]) -> None:
     """Write pictures at one size as PNG files, cropped around the centre and resized exactly as training does.
@@ -55,8 +59,6 @@ def run(words: list[str]) -> None:
     if given.held_out is not None:
         share = {} if given.held_out_share is None else {"share": given.held_out_share}
         held_out = HeldOut(given.held_out, **share, seed=given.seed)
-    elif given.held_out_share is not None:
-        raise UserError("--held-out-share says how many pictures --held-out takes; give that too")
     prepared = prepare(given.data, given.size, given.output, held_out, not given.quiet)
     source = provenance(f"scalespace prepare {shlex.join(words)}", given.seed if held_out else None)
     say(json.dumps(prepared.as_dict() | {"source": source.as_dict()}) if given.json else prepared.as_text())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
+from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
 from scalespace.processes import join
@@ -58,6 +60,41 @@ class Arguments:
     quiet: bool = False
     """Show no progress bars."""
 
+    needs: ClassVar[Needs] = {
+        "eta": (
+            Need(
+                lambda given: "ddim" in (given.solver or model.scheduler.config.solver for model in given.models),
+                "where the solver is not ddim",
+                "give --solver ddim",
+            ),
+        ),
+        "bridge": (
+            Need(
+                lambda given: given.bridge == "exact" or any(len(model.scheduler.sizes) > 1 for model in given.models),
+                "on a model of one resolution",
+                "name a model of several",
+            ),
+        ),
+        "class_label": (
+            Need(
+                lambda given: given.models[0].unet.config.num_classes is not None,
+                "on a model without classes",
+                "name a model trained with --network.num-classes",
+            ),
+        ),
+    }
+
+    @cached_property
+    def models(self) -> tuple[Any, ...]:
+        """The pipeline that draws and, where there is one, that which enlarges what it has drawn."""
+        from scalespace.training.models import open_model
+
+        def note(line: str) -> None:
+            say(line, error=self.json)
+
+        paths = (path for path in (self.model, self.upsample) if path is not None)
+        return tuple(open_model(path_of(path), note, not self.quiet) for path in paths)
+
 
 def run(words: list[str]) -> None:
     """Draw pictures from a trained model, and write them as PNG files and as one grid.
@@ -67,22 +104,16 @@ def run(words: list[str]) -> None:
     example: scalespace sample runs/photos --output so-far
     """
     given = read(Arguments, words, run)
-
     from scalespace.pipelines.sampling import sample_to_folder, use_solver
-    from scalespace.training.models import open_model
 
-    def note(line: str) -> None:
-        say(line, error=given.json)
-
-    pipeline = open_model(path_of(given.model), note, not given.quiet)
+    pipeline, *others = given.models
     choices = {
         "solver": given.solver,
         "eta": given.eta,
         "bridge": given.bridge,
         "timestep_spacing": given.spacing,
     }
-    upsample = None if given.upsample is None else open_model(path_of(given.upsample), note, not given.quiet)
-    for model in filter(None, (pipeline, upsample)):
+    for model in given.models:
         try:
             use_solver(model, **{name: choice for name, choice in choices.items() if choice is not None})
         except ValueError as error:
@@ -104,7 +135,7 @@ def run(words: list[str]) -> None:
         class_label=given.class_label,
         trajectory=given.trajectory,
         progress=not given.quiet,
-        upsample=upsample,
+        upsample=others[0] if others else None,
         processes=processes,
     )
     if not processes.is_first:

@@ -19,7 +19,7 @@ from scalespace.errors import UserError
 __all__ = ["Classes", "find_classes", "listed", "natural_order", "wrapping_folders"]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-_SHOWN = 10  # classes that are named
+_SHOWN, _LONGEST = 10, 300  # classes that are named, and characters of their names together
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,12 @@ def natural_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas between them, of many the first ones and how many there are besides."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    """Names with commas between them, of many or long ones the first and how many there are besides."""
+    shown = list(names[:_SHOWN])
+    while len(shown) > 1 and len(", ".join(shown)) > _LONGEST:
+        shown.pop()
+    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def _obstacle(outside: Sequence[str], classes: Sequence[str], wrapping: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from scalespace.errors import UserError, cause
 from scalespace.launch import launched
 from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.extractors.choice import INCEPTION_VARIABLE, chosen_extractor
-from scalespace.metrics.extractors.efficientnet import EFFICIENTNET
 from scalespace.metrics.features import FeatureExtractor, Mode, ResizeRule, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.kernel_distance import kid
@@ -32,7 +32,7 @@ from scalespace.metrics.sides import Held, Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
-__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "evaluate"]
+__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "allowed_metrics", "evaluate"]
 
 _OF_NEIGHBOURS = ("precision", "recall", "density")
 
@@ -87,13 +87,6 @@ class Options:
             raise UserError(f"--seed is {self.seed}; give 0 to {2**32 - 1}")
         if self.features is not None and self.inception_weights is not None:
             raise UserError("--features and --inception-weights name two extractors; give one of them")
-        for name, given in (("features-size", self.features_size is not None), ("trust", self.trust)):
-            if given and self.features is None:
-                raise UserError(f"--{name} belongs to --features; give the extractor too")
-            if given and self.features == EFFICIENTNET:
-                raise UserError(f"--{name} belongs to a TorchScript file; leave it out with --features {EFFICIENTNET}")
-        if self.save_features and self.save_statistics is None:
-            raise UserError("--save-features belongs to --save-statistics; name the file too")
 
 
 def evaluate(generated: str, reference: str, options: Options, progress: bool = True) -> Evaluation:
@@ -279,22 +272,25 @@ _METRICS = {
 METRICS = tuple(_METRICS)
 
 
+def allowed_metrics(*held: Held) -> tuple[str, ...]:
+    """All that can be measured of sides of which this is known."""
+    # Each can be computed from those after it.
+    known = get_args(Held)[: min(map(get_args(Held).index, held)) + 1]
+    return tuple(name for name, metric in _METRICS.items() if metric.needs in known)
+
+
 def _metrics(options: Options, sides: tuple[Side, Side]) -> tuple[str, ...]:
     """The metrics that were asked for, or all that the sides allow."""
-    allowed: list[str] = list(METRICS)
-    for name in METRICS:
-        lacking = _METRICS[name].needs
-        for side in sides:
-            if side.holds(lacking):
-                continue
-            if options.metrics is not None and name in options.metrics:
-                raise UserError(
-                    f"{name} needs {lacking}, and the statistics {side.name} hold none; leave {name} out of --metrics, "
-                    f"or give {'the pictures' if lacking == 'pictures' else 'a file saved with --save-features'}"
-                )
-            allowed.remove(name)
-            break
-    return tuple(allowed) if options.metrics is None else tuple(dict.fromkeys(options.metrics))
+    asked = tuple(dict.fromkeys(options.metrics or ()))
+    for name, side in product(asked, sides):
+        if name not in allowed_metrics(side.held):
+            lacking = _METRICS[name].needs
+            other = "the pictures" if lacking == "pictures" else "a file saved with --save-features"
+            raise UserError(
+                f"{name} needs {lacking}, and the statistics {side.name} hold none; leave {name} out of --metrics, or give "
+                f"{other}"
+            )
+    return asked or allowed_metrics(sides[0].held, sides[1].held)
 
 
 def _check(sides: tuple[Side, Side], metrics: Sequence[str], neighbours: int) -> None:
@@ -384,5 +380,5 @@ def _notes(
             "A precision, recall or density near 0 is decided by few pictures far from the others: such intervals held the "
             "mean in only 82 % of simulations."
         )
-    if not all(side.holds("features") for side in sides):
+    if "moments" in (side.held for side in sides):
         yield "Nothing can be left out of a side of moments alone, so intervals are those of the other side's pictures."

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -26,12 +26,12 @@ from scalespace.data.preparation import Preparation, good_pictures
 from scalespace.data.sources import DECODING_RULE
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
-from scalespace.metrics.statistics import Statistics, read_statistics
+from scalespace.metrics.statistics import Statistics, holds_features, read_statistics
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.reading import path_of
 from scalespace.training.models import is_model, open_model
 
-__all__ = ["Held", "Side", "open_side", "open_sides"]
+__all__ = ["Held", "Side", "held_at", "may_be_model", "open_side", "open_sides"]
 
 Held = Literal["moments", "features", "pictures"]
 """What may be known of a side. Of pictures the other two can be computed."""
@@ -73,10 +73,12 @@ class Side:
         """The pictures, uint8 of shape (N, 3, H, W), read on first use; None if there are only statistics."""
         return None if self.read is None else self.read()
 
-    def holds(self, what: Held) -> bool:
-        """Whether ``what`` is known of the side, or can be computed from its pictures."""
-        held = self.statistics
-        return held is None or what == "moments" or (what == "features" and held.features is not None)
+    @property
+    def held(self) -> Held:
+        """The most that is known of the side."""
+        if self.statistics is None:
+            return "pictures"
+        return "moments" if self.statistics.features is None else "features"
 
     def measured(self, what: str, measure: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Measure the pictures, or take the result of an earlier run, which needs no pictures to be read.
@@ -150,6 +152,19 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
     return _open(found, sampling, _size_of_both((found, found), image_size), 3, False, progress)
 
 
+def may_be_model(path: str) -> bool:
+    """Whether a side is a model to draw pictures from, or nothing is there, which is said where it is opened."""
+    return is_model(path_of(path)) or not (_Found(path).synthetic or path_of(path).exists())
+
+
+def held_at(path: str) -> Held:
+    """What may be known of a side, before it is opened."""
+    place = path_of(path)
+    if not _is_statistics(place):
+        return "pictures"
+    return "features" if holds_features(place) else "moments"
+
+
 @dataclass(frozen=True)
 class _Found:
     """What is at the path of a side, before pictures are read or drawn."""
@@ -172,7 +187,7 @@ class _Found:
 
 def _find(path: str) -> _Found:
     place = path_of(path)
-    if place.suffix == ".npz" and place.is_file():
+    if _is_statistics(place):
         statistics = read_statistics(place)
         made = statistics.preparation
         if made is not None and made.resized and made.rule != DECODING_RULE:
@@ -186,6 +201,10 @@ def _find(path: str) -> _Found:
 
 def _note(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
+
+
+def _is_statistics(place: Path) -> bool:
+    return place.suffix == ".npz" and place.is_file()
 
 
 def _size_of_both(found: tuple[_Found, _Found], asked: tuple[int, int] | None) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from scalespace.metrics.frechet_distance import Moments
 from scalespace.reading import check_readable, parse_json, unreadable
 from scalespace.values import misfit
 
-__all__ = ["Statistics", "check_statistics_path", "read_statistics", "write_statistics"]
+__all__ = ["Statistics", "check_statistics_path", "holds_features", "read_statistics", "write_statistics"]
 
 _FORMAT = "scalespace statistics 1"
 
@@ -88,6 +89,16 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         arrays["features"] = statistics.features.numpy()
 
     write_file(path, lambda file: np.savez(file, **arrays))
+
+
+def holds_features(path: Path) -> bool:
+    """Whether a statistics file holds the features of all pictures, as far as its table of contents can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "features.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        # What is wrong with the file is said where it is read.
+        return True
 
 
 def read_statistics(path: Path) -> Statistics:

@@ -160,10 +160,6 @@ def _experiments(
         learned = options.features == EFFICIENTNET
         extractor: FeatureExtractor = EfficientNetFeatures(device=device) if learned else BuiltInFeatures(device)
     else:
-        if options.heldout is not None:
-            raise UserError("--heldout is of --scale tiny; the paper compares with the training pictures")
-        if options.features != "built-in":
-            raise UserError("--features is of --scale tiny; the paper's FID takes Inception's (--inception-weights)")
         if not options.tflops > 0:
             raise UserError(f"--tflops is {options.tflops}; give a number above 0")
         check_data(data, IMAGENET if options.dataset.startswith("imagenet") else CELEBA)

@@ -218,7 +218,9 @@ def _instead(name: str, names: list[str]) -> str:
         return "the model knows its classes by number only"
     folded = {known.casefold(): known for known in names}
     near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    return f"did you mean {' or '.join(near)}?" if near else f"the model has {listed(names)}"
+    if not near:
+        return f"the model has {listed(names)}"
+    return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
 
 
 # diffusers records this module in model_index.json and looks there for the base classes too.

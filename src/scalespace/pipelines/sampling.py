@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from scalespace.data.classes import listed
 from scalespace.data.left_out import counted
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
@@ -289,7 +290,8 @@ def class_number(pipeline: ScaleSpacePipeline, class_label: int | str | None) ->
             ) from error
     number = int(class_label)
     if not 0 <= number < classes:
-        raise UserError(f"--class-label is {class_label}; the model has the classes 0 to {classes - 1}")
+        names = f": {listed(sorted(pipeline.labels, key=pipeline.labels.__getitem__))}" if pipeline.labels else ""
+        raise UserError(f"--class-label is {class_label}; the model has the classes 0 to {classes - 1}{names}")
     return number
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
+from scalespace.effects import Needs
 from scalespace.errors import UserError
 from scalespace.files import OutputFolder
+from scalespace.training.needs import MODEL, TRAINING
 from scalespace.values import check_values
 
 __all__ = [
@@ -65,7 +67,12 @@ class ProcessConfig:
     @property
     def awaits_data(self) -> bool:
         """Whether the change points are still to be read off the data."""
-        return self.resolution == "auto" and not self.change_points and (len(self.sizes) or self.levels) != 1
+        return self.resolution == "auto" and not self.change_points and self.several_levels
+
+    @property
+    def several_levels(self) -> bool:
+        """Whether there is more than one resolution."""
+        return bool(self.change_points) or (len(self.sizes) or self.levels) != 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class ModelConfig:
     """Spacing of sampling steps unless another is chosen: equal in time, or in log-SNR (best for multistep and corrected)."""
     released_quirks: bool = False
     """Do what the paper's released code does where it differs from the paper (docs/notation.md lists the differences)."""
+
+    needs: ClassVar[Needs] = MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +199,8 @@ class TrainConfig(ModelConfig):
     """Where losses are sent besides the log file."""
     cache_gib: float = 4.0
     """Decoded pictures are kept in memory if they need at most this many GiB. Otherwise they are decoded on every use."""
+
+    needs: ClassVar[Needs] = TRAINING
 
     def __post_init__(self):
         check_values(self)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from scalespace.data.classes import listed
+from scalespace.effects import has_effect
 from scalespace.errors import UserError
 from scalespace.files import PARTIAL, REMEDY, flush, recover, why, write_file
 from scalespace.reading import check_readable, parse_json, read_json
@@ -82,7 +83,7 @@ class RunDirectory:
     def __init__(self, config: TrainConfig, data: DataIdentity | None, say: Callable[[str], None] = lambda line: None):
         self.path = Path(config.output_dir)
         self._identity = _identity(config, data)
-        self._awaits_data = config.process.awaits_data
+        self._config = config
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / "model"
         self.averages_path = self.path / "averages"
@@ -123,11 +124,13 @@ class RunDirectory:
         # A run written before an option existed was trained with what is its default.
         old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _FORMER | _flat(identity)
         new = _flat(self._identity)
-        if self._awaits_data:
+        if self._config.process.awaits_data:
             # Nor is it known what is read off the data.
             old["process.change_points"] = new["process.change_points"]
         options = sorted((old.keys() | new.keys()) - _OF_DATA)
-        differences = [name for name in options if old.get(name) != new.get(name)]
+        # What has no effect is no difference: the command line refuses it, also from one who began with it.
+        effective = (name for name in options if has_effect(name, self._config, TrainConfig.needs))
+        differences = [name for name in effective if old.get(name) != new.get(name)]
         if not differences:
             return None
         name = differences[0]
