@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.process_groups import run_group
-from tests.small_models import cli_error, small_pipeline
+from tests.small_models import cli_error, given_once, small_pipeline
 
 from scalespace.cli import main
 from scalespace.errors import UserError
@@ -29,7 +29,8 @@ def class_model(tmp_path_factory) -> Path:
 
 
 def _words(model: Path, output: Path, *words: str) -> list[str]:
-    return ["sample", str(model), "--output", str(output), "--steps", "4", "--num-images", "3", "--quiet", *words]
+    run = ("--steps", "4", "--num-images", "3", "--quiet")
+    return given_once("sample", str(model), "--output", str(output), *run, *words)
 
 
 def _pixels(path: Path) -> np.ndarray:
