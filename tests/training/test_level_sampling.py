@@ -11,9 +11,8 @@ from tests.training.test_loop import trainer
 
 from scalespace.data.batches import BatchOrder
 from scalespace.data.images import open_images
-from scalespace.training.level_sampling import LevelBatches, batch_sizes, gradient_variance
+from scalespace.training.level_sampling import LevelBatches, batch_sizes, gradient_variance, parts, share
 from scalespace.training.loop import train
-from scalespace.training.trainer import _parts, _share
 
 PROBABILITIES, GFLOPS, ACTIVATIONS = (0.5, 0.3, 0.2), (60.0, 20.0, 6.0), (9.0, 4.0, 1.0)
 VARIANCES = (40.0, 3.0, 0.1)
@@ -91,18 +90,18 @@ def test_sizes_change_at_known_steps_and_follow_what_was_measured():
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_processes_share_out_a_batch_whatever_divides(count: int):
     whole = range(10, 21)
-    shares = [_share(whole, rank, count) for rank in range(count)]
-    assert [position for share in shares for position in share] == list(whole)
+    shares = [share(whole, rank, count) for rank in range(count)]
+    assert [position for numbers in shares for position in numbers] == list(whole)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
-    parts = trainer(small_config(tmp_path, level_sampling="constant-compute", batch_size=7, max_steps=3))
-    batches = list(parts._batches(open_images("synthetic:shapes:16", (8, 8)), BatchOrder(16, 0), 0))
+    training = trainer(small_config(tmp_path, level_sampling="constant-compute", batch_size=7, max_steps=3))
+    batches = list(training._batches(open_images("synthetic:shapes:16", (8, 8)), BatchOrder(16, 0), 0))
     assert len({len(batch.images) for batch in batches}) > 1
     for step, batch in enumerate(batches):
-        whole = parts.loss(step, batch)
-        pieces = [parts.loss(step, piece) for piece in _parts(batch, 3)]
+        whole = training.loss(step, batch)
+        pieces = [training.loss(step, piece) for piece in parts(batch, 3)]
         assert len(pieces) == math.ceil(len(batch.images) / 3)
         torch.testing.assert_close(sum(pieces), whole)
 

@@ -1,4 +1,4 @@
-"""How many pictures a step of each resolution takes.
+"""How many pictures a step of each resolution takes, and how processes and parts share them out.
 
 A step at a low resolution costs a fraction of one at the full resolution. Let group g (steps of one pair of resolutions) have
 probability p_g, and let c_g be the FLOPs and m_g the activations of one of its pictures. A step of group g takes
@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["LevelBatches", "LevelSampling", "batch_sizes", "gradient_variance"]
+from scalespace.training.time_sampling import TimeGroup
+
+__all__ = ["Batch", "LevelBatches", "LevelSampling", "batch_sizes", "gradient_variance", "parts", "share"]
 
 LevelSampling = Literal["natural", "constant-compute", "constant-memory", "least-variance"]
 
@@ -125,3 +127,40 @@ class LevelBatches:
         """Go back to what ``state`` gave."""
         self._tables = {int(block): tuple(sizes) for block, sizes in state["tables"].items()}
         self._log_variances = state["log_variances"]
+
+
+class Batch(NamedTuple):
+    """This process's pictures of a step."""
+
+    group: TimeGroup
+    """The steps of the process that they are for."""
+    positions: range
+    """Their places in the stream of training pictures."""
+    whole: range
+    """The places of all processes' pictures of the step."""
+    images: Tensor
+    """Pixels, uint8, shape (B, 3, H, W)."""
+    labels: Tensor
+    """Class labels, int64, shape (B,)."""
+    flips: Tensor | None
+    """Which pictures to mirror, bool, shape (B,)."""
+    counts: bool = True
+    """False where another process has these pictures too, and they are only run so that the same layers have gradients."""
+
+
+def share(whole: range, rank: int, count: int) -> range:
+    """What a process takes of numbers that all share out. Sizes differ by at most one, and may be 0."""
+    return range(whole.start + len(whole) * rank // count, whole.start + len(whole) * (rank + 1) // count)
+
+
+def parts(batch: Batch, largest: int | None) -> list[Batch]:
+    """A batch cut into parts of at most ``largest`` pictures."""
+    count = -(-len(batch.images) // (largest or len(batch.images)))
+    found = []
+    for positions in (share(batch.positions, index, count) for index in range(count)):
+        own = slice(positions.start - batch.positions.start, positions.stop - batch.positions.start)
+        flips = None if batch.flips is None else batch.flips[own]
+        found.append(
+            batch._replace(positions=positions, images=batch.images[own], labels=batch.labels[own], flips=flips)
+        )
+    return found

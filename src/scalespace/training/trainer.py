@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ from scalespace.reading import parse_json
 from scalespace.runs.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.level_sampling import gradient_variance
+from scalespace.training.level_sampling import Batch, gradient_variance, parts, share
 from scalespace.training.recorder import Skipped, StepResult
 from scalespace.training.time_sampling import TimeGroup
 
@@ -65,25 +65,6 @@ EMA_FILE = "ema.safetensors"
 """File of the averaged weights in a checkpoint."""
 _POWERS_FILE = "averages.safetensors"
 _PROGRESS_FILE = "progress.json"
-
-
-class Batch(NamedTuple):
-    """This process's pictures of a step."""
-
-    group: TimeGroup
-    """The steps of the process that they are for."""
-    positions: range
-    """Their places in the stream of training pictures."""
-    whole: range
-    """The places of all processes' pictures of the step."""
-    images: Tensor
-    """Pixels, uint8, shape (B, 3, H, W)."""
-    labels: Tensor
-    """Class labels, int64, shape (B,)."""
-    flips: Tensor | None
-    """Which pictures to mirror, bool, shape (B,)."""
-    counts: bool = True
-    """False where another process has these pictures too, and they are only run so that the same layers have gradients."""
 
 
 class Trainer:
@@ -163,10 +144,10 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(self.config, step)
         loss = torch.zeros((), device=self.accelerator.device)
-        for part in _parts(batch, self.config.micro_batch):
-            share = self.loss(step, part) * float(batch.counts)
-            self.accelerator.backward(share)
-            loss += share.detach()
+        for part in parts(batch, self.config.micro_batch):
+            part_loss = self.loss(step, part) * float(batch.counts)
+            self.accelerator.backward(part_loss)
+            loss += part_loss.detach()
         self.processes.meet()
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         self.processes.add([loss, *gradients])
@@ -257,7 +238,7 @@ class Trainer:
             size = self.batches.sizes(step)[self.times.groups.index(group)]
             whole = range(position, position + size)
             position = whole.stop
-            return pool.submit(self._read, data, order, group, whole, _share(whole, *own))
+            return pool.submit(self._read, data, order, group, whole, share(whole, *own))
 
         # A thread reads ahead; decoding releases the interpreter's lock.
         with ThreadPoolExecutor(1) as pool:
@@ -356,9 +337,9 @@ class Trainer:
 
         A network that is conditioned on smaller pictures is given those of the first pictures of the data.
         """
-        own = _share(range(self.config.sample_images), self.processes.rank, self.processes.count)
+        own = share(range(self.config.sample_images), self.processes.rank, self.processes.count)
         drawn = self._draw(own, data, progress) if own else []
-        pictures = [picture for share in self.processes.gather(drawn) for picture in share]
+        pictures = [picture for theirs in self.processes.gather(drawn) for picture in theirs]
         self.processes.first(lambda: write_file(path, picture_grid(pictures).save))
 
     def _draw(self, numbers: range, data: ImageDataset, progress: bool) -> list[Image]:
@@ -407,24 +388,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     warm = (step + 1) / max(config.warmup_steps, 1)
     cool = (config.max_steps - step) / max(config.cooldown_steps, 1)
     return config.learning_rate * min(1.0, warm, cool) * shape
-
-
-def _share(whole: range, rank: int, count: int) -> range:
-    """What a process takes of numbers that all share out. Sizes differ by at most one, and may be 0."""
-    return range(whole.start + len(whole) * rank // count, whole.start + len(whole) * (rank + 1) // count)
-
-
-def _parts(batch: Batch, largest: int | None) -> list[Batch]:
-    """A batch cut into parts of at most ``largest`` pictures."""
-    count = -(-len(batch.images) // (largest or len(batch.images)))
-    parts = []
-    for positions in (_share(batch.positions, index, count) for index in range(count)):
-        own = slice(positions.start - batch.positions.start, positions.stop - batch.positions.start)
-        flips = None if batch.flips is None else batch.flips[own]
-        parts.append(
-            batch._replace(positions=positions, images=batch.images[own], labels=batch.labels[own], flips=flips)
-        )
-    return parts
 
 
 def _key(*words: int) -> int:
