@@ -14,7 +14,7 @@ from scalespace.data.images import ImageDataset
 from scalespace.data.measurements import measured_once
 from scalespace.metrics.evaluate import INCEPTION_VARIABLE
 
-QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
+QUICK = ("--quiet", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,8 @@ def read_paths(monkeypatch) -> list[str]:
 
 def _figures(capsys, *words: str) -> dict:
     capsys.readouterr()
-    main(["evaluate", *words, *QUICK, "--json"])
+    neighbours = () if "--metrics" in words else ("--neighbours", "3")
+    main(["evaluate", *words, *neighbours, *QUICK, "--json"])
     return json.loads(capsys.readouterr().out) | {"source": None}
 
 

@@ -18,7 +18,7 @@ from scalespace.metrics.evaluate import INCEPTION_VARIABLE
 from scalespace.metrics.sides import open_side, open_sides
 from scalespace.metrics.statistics import read_statistics
 
-QUICK = ("--neighbours", "3", "--quiet", "--device", "cpu")
+QUICK = ("--quiet", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_raw_photographs_are_seen_as_training_sees_them(photos, drawn):
 
 
 def test_the_readme_compares_drawn_pictures_with_the_raw_photographs(photos, drawn, capsys):
-    main(["evaluate", drawn, photos, *QUICK])
+    main(["evaluate", drawn, photos, *QUICK, "--neighbours", "3"])
     output = capsys.readouterr().out
     assert "generated  drawn: 5 pictures of 16x16\n" in output
     told = "brought from 24x40 and 2 other sizes to 16x16 (height by width) as training does"
@@ -288,7 +288,7 @@ def test_a_reference_in_colour_is_converted_for_generated_pictures_of_one_channe
     assert (generated.pictures[3, 1].numpy() == np.asarray(picture(3).convert("L"))).all()
     assert str(reference).endswith("6 of them in colour and converted to luminance")
     assert _json(capsys, "grey", photos)["reference"]["preparation"]["luminance"] == 6
-    main(["evaluate", "grey", photos, *QUICK])
+    main(["evaluate", "grey", photos, *QUICK, "--neighbours", "3"])
     assert "Both sides are grey, and features and distances are of three equal channels." in capsys.readouterr().out
 
 

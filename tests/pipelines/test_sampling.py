@@ -236,7 +236,7 @@ def test_processes_write_the_files_of_one(class_model, tmp_path):
 
 def test_drawing_goes_on_where_it_was_stopped(model, tmp_path, capsys):
     def words(count: int, *more: str) -> list[str]:
-        return [*_words(model, tmp_path / "out"), "--num-images", str(count), "--batch-size", "2", *more]
+        return _words(model, tmp_path / "out", "--num-images", str(count), "--batch-size", "2", *more)
 
     main(words(5))
     capsys.readouterr()
@@ -271,7 +271,7 @@ def test_drawing_goes_on_where_it_was_stopped(model, tmp_path, capsys):
 def test_pictures_of_another_kind_are_left_alone(more: str, what: str, model, tmp_path, capsys):
     main(_words(model, tmp_path / "out"))
     before = _files(tmp_path / "out")
-    assert what in cli_error(capsys, [*_words(model, tmp_path / "out"), *more.split()])
+    assert what in cli_error(capsys, _words(model, tmp_path / "out", *more.split()))
     assert _files(tmp_path / "out") == before
 
 
