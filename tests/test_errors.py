@@ -91,7 +91,7 @@ def test_errors_are_quoted_through_cause_alone(file):
             elif isinstance(node, ast.Attribute) and node.attr in ("strerror", "errno", "filename"):
                 allowed.add(node.value)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                of_users = isinstance(handler.type, ast.Name) and handler.type.id == "UserError"
+                of_users = isinstance(handler.type, ast.Name) and handler.type.id in ("UserError", "Stopped")
                 if node.func.id in QUOTING or (of_users and node.func.id == "str"):
                     allowed.update(node.args)
         for node in ast.walk(handler):

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scalespace.errors import Stopped, ToldError, UserError
+from scalespace.errors import Stopped, ToldError, UserError, cause
 from scalespace.launch import check_launch, device_setting, launched
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _join() -> Processes:
     except (RuntimeError, ValueError, ImportError) as error:
         raise UserError(
             f"the {count} processes cannot reach each other at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} "
-            f"({type(error).__name__}); check the addresses and the port, and that all were started"
+            f"({cause(error)}); check the addresses and the port, and that all were started"
         ) from error
     if state.num_processes != count:
         raise UserError(

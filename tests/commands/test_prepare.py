@@ -70,7 +70,10 @@ def test_every_command_that_reads_pictures_reads_the_set_and_the_raw_files(photo
         ("photos --size 16 16 --output taken.zip", "taken.zip is there already; give another name, or remove it first"),
         ("photos --size 16 16 --output x.zip --held-out taken.zip", "taken.zip is there already"),
         ("photos --size 16 16 --output x.zip --held-out ./x.zip", "are both x.zip; give two names"),
-        ("photos --size 16 16 --output x.zip --held-out-share 0.1", "give that too"),
+        (
+            "photos --size 16 16 --output x.zip --held-out-share 0.1",
+            "--held-out-share has no effect where no pictures are held out",
+        ),
         ("photos --size 16 16 --output x.zip --held-out y.zip --held-out-share 1", "--held-out-share is 1.0"),
         ("photos --size 16 16 --output x.zip --held-out y.zip --held-out-share 0.01", "leaves one part empty"),
         ("photos --size 16 16 --output x.zip --held-out y.zip --seed -1", "--seed is -1"),

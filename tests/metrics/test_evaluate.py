@@ -261,7 +261,7 @@ def test_features_in_a_file_that_are_no_numbers_are_one_sentence(sides, tmp_path
         arrays = dict(archive)
     arrays["features"][3, 5] = np.nan
     np.savez(path, **arrays)
-    assert "fid cannot be measured, since features are not finite" in cli_error(
+    assert "is no whole statistics file (values are not finite)" in cli_error(
         capsys, ["evaluate", sides[0], path, *QUICK]
     )
 

@@ -48,7 +48,8 @@ SMALL = replace(
     ablation_steps=2,
     batch_size=4,
     schedules_batch_size=4,
-    training=TINY.training | {"warmup_steps": 0, "cooldown_steps": 0, "checkpoint_every": 1},
+    # Two steps that are large enough for pictures that differ.
+    training=TINY.training | {"warmup_steps": 0, "cooldown_steps": 0, "checkpoint_every": 1, "learning_rate": 1e-2},
     samples=10,
     sampling_steps=4,
     fewer_steps=(3,),

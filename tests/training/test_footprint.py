@@ -19,14 +19,18 @@ from scalespace.training.footprint import check_footprint
         ("--batch-size 1000000000", "most of it for the activations of 1,000,000,000 pictures", "--batch-size"),
         ("--batch-size 1000000000 --gradient-checkpointing", "most of it for the activations of", "--batch-size"),
         ("--batch-size 1000000000 --micro-batch 1", "most of it for the pictures that are read ahead", "--batch-size"),
-        ("--sample-every 1 --sample-images 1000000000", "drawing 1,000,000,000 pictures together", "--sample-images"),
+        (
+            "--sample-every 1 --sample-steps 3 --sample-images 1000000000",
+            "drawing 1,000,000,000 pictures together",
+            "--sample-images",
+        ),
         ("--network.base-channels 400000", "most of it for weights, gradients, moments and averages", "--batch-size"),
         ("--network.num-classes 1000000000", "most of it for weights, gradients, moments and averages", "--batch-size"),
     ],
 )
 def test_a_run_that_memory_cannot_hold_is_one_sentence_in_seconds(words, sentence, lower, tmp_path, capsys):
     before = time.process_time()
-    errors = cli_error(capsys, train_words(tmp_path / "run", "--sample-steps", "3", *words.split()))
+    errors = cli_error(capsys, train_words(tmp_path / "run", *words.split()))
     assert time.process_time() - before < 20
     assert sentence in errors
     assert "needs at least" in errors
