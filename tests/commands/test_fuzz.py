@@ -31,7 +31,7 @@ from scalespace.data import images
 from scalespace.metrics import evaluate
 from scalespace.paper import experiments, gflops, reproduce
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.planning import speed
+from scalespace.planning import timing
 from scalespace.training.configuration import PRESETS
 from scalespace.training.trainer import Trainer
 
@@ -303,7 +303,7 @@ def bounds(monkeypatch) -> Iterator[None]:
     """No work is begun, and neither time nor memory goes beyond all bounds."""
     for owner, name in (
         *((Trainer, "steps"), (ScaleSpacePipeline, "__call__"), (evaluate, "extract"), (experiments, "extract")),
-        *((images.ImageDataset, "batch"), (speed, "_median_seconds"), (speed, "_peak_bytes")),
+        *((images.ImageDataset, "batch"), (timing, "_median_seconds"), (timing, "_peak_bytes")),
         *((gflops, "average_gflops"), (reproduce, "average_gflops")),
     ):
         monkeypatch.setattr(owner, name, _start)

@@ -31,8 +31,8 @@ def clock(monkeypatch, gflops) -> None:
         return forward(network, sample, timestep, target_size, *others, **more)
 
     monkeypatch.setattr(FlexiUNet, "forward", timed)
-    monkeypatch.setattr("scalespace.planning.speed.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("scalespace.planning.speed._attainable", lambda *_: 2 * _RATE)
+    monkeypatch.setattr("scalespace.planning.timing.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("scalespace.planning.timing._attainable", lambda *_: 2 * _RATE)
 
 
 def _words(work: str, *words: str) -> list[str]:

@@ -82,7 +82,7 @@ def run(words: list[str]) -> None:
             'the resolution schedule "auto" reads its change points off pictures, and bench reads none; give those that '
             "scalespace plan --data prints as --process.change-points"
         )
-    from scalespace.planning.speed import measure_sampling, measure_training
+    from scalespace.planning.timing import measure_sampling, measure_training
     from scalespace.reports.provenance import provenance
     from scalespace.training.precision import with_precision
 
