@@ -62,6 +62,15 @@ def test_a_run_that_is_not_finished_gives_its_newest_averages(finished, unfinish
     assert pipeline.labels == whole.labels
 
 
+def test_a_run_from_before_an_option_existed_gives_the_network_of_then(tmp_path):
+    run = train(small_config(tmp_path, network={"min_channels_per_group": 1}), progress=False, say=lambda line: None)
+    shutil.rmtree(run.model_path)
+    options = json.loads((tmp_path / "run.json").read_text())
+    del options["network"]["min_channels_per_group"]
+    (tmp_path / "run.json").write_text(json.dumps(options))
+    assert open_model(tmp_path, lambda line: None).unet.config["min_channels_per_group"] == 1
+
+
 def test_a_damaged_checkpoint_is_passed_over_with_a_word(unfinished, tmp_path, capsys):
     file = unfinished / "checkpoints" / "step-00000006" / "ema.safetensors"
     content = bytearray(file.read_bytes())

@@ -20,11 +20,12 @@ from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig
+from scalespace.training.run_directory import AVERAGES, CHECKPOINTS, MODEL, RUN_FILE, completed
 from scalespace.training.trainer import EMA_FILE
 
 __all__ = ["averaged_model", "is_model", "open_model"]
 
-_AVERAGES = "averages"
+_INDEX = "model_index.json"  # of a model
 
 
 def open_model(path: Path, say: Callable[[str], None], progress: bool = True) -> ScaleSpacePipeline:
@@ -40,11 +41,11 @@ def open_model(path: Path, say: Callable[[str], None], progress: bool = True) ->
     """
     if not _is_run(path):
         return load_pipeline(path)
-    if (path / "model" / "model_index.json").exists():
-        say(f"{path / 'model'}: the model of a finished run")
-        return load_pipeline(path / "model")
+    if (path / MODEL / _INDEX).exists():
+        say(f"{path / MODEL}: the model of a finished run")
+        return load_pipeline(path / MODEL)
     # Whether it is of this run is not asked, since it is only read.
-    newest = Checkpoints(path / "checkpoints", 1, say).newest_whole(lambda _: None, progress)
+    newest = Checkpoints(path / CHECKPOINTS, 1, say).newest_whole(lambda _: None, progress)
     if newest is None:
         raise UserError(f"run {path} has no model and no checkpoint yet; train on")
     file = newest.path / EMA_FILE
@@ -56,7 +57,7 @@ def open_model(path: Path, say: Callable[[str], None], progress: bool = True) ->
 
 def is_model(path: Path) -> bool:
     """Whether ``open_model`` takes this to be a model or a run, and not a folder of pictures."""
-    models = (path / "model_index.json", path / "model" / "model_index.json")
+    models = (path / _INDEX, path / MODEL / _INDEX)
     return _is_run(path) or any(model.is_file() for model in models)
 
 
@@ -74,7 +75,7 @@ def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[Sc
     Raises:
         UserError: If there are no snapshots up to that step, or the width is out of its range.
     """
-    files = sorted((run / _AVERAGES).glob("step-*.safetensors"))
+    files = sorted((run / AVERAGES).glob("step-*.safetensors"))
     if not files:
         raise UserError(f"run {run} has no snapshots of averages; train with --average-every")
     last = int(files[-1].stem.removeprefix("step-"))
@@ -85,19 +86,19 @@ def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[Sc
         wanted = Snapshot(at, exponent(width))
     except ValueError as error:
         raise UserError(f"--width: {cause(error)}") from error
-    with reading(run / _AVERAGES, "delete the damaged file in it", SafetensorError, ValueError, KeyError, TypeError):
+    with reading(run / AVERAGES, "delete the damaged file in it", SafetensorError, ValueError, KeyError, TypeError):
         weights = average_of(files, wanted)
     return _pipeline(run, weights), at, len(files)
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file() and not (path / "model_index.json").is_file()
+    return (path / RUN_FILE).is_file() and not (path / _INDEX).is_file()
 
 
 def _pipeline(run: Path, weights: Mapping[str, Tensor]) -> ScaleSpacePipeline:
-    file = run / "run.json"
+    file = run / RUN_FILE
     with reading(file, "restore it", ValueError, TypeError, KeyError, AttributeError):
-        known = read_json(file, "restore it")
+        known = completed(read_json(file, "restore it"))
         model = ModelConfig(
             **_known(ModelConfig, known)
             | {

@@ -32,7 +32,10 @@ from scalespace.runs.checkpoints import Checkpoint, Checkpoints
 from scalespace.runs.lock import LOCK
 from scalespace.training.configuration import TrainConfig
 
-__all__ = ["DataIdentity", "RunDirectory", "recorded"]
+__all__ = ["AVERAGES", "CHECKPOINTS", "MODEL", "RUN_FILE", "DataIdentity", "RunDirectory", "completed", "recorded"]
+
+RUN_FILE, CHECKPOINTS, MODEL, AVERAGES = "run.json", "checkpoints", "model", "averages"
+"""Names in the folder of a run that others look for."""
 
 # Fields that may change between two starts of one run, since they do not change its weights.
 _FREE = frozenset(
@@ -42,8 +45,8 @@ _FREE = frozenset(
 )
 # What run.json has of the data, which are compared by the fingerprint alone.
 _OF_DATA = frozenset({"data_fingerprint", "pictures", "class_names"})
-# Options that did not always have their default's effect: what runs had before they existed.
-_FORMER = {"network.min_channels_per_group": 1}
+# What networks had before there was an option, where that is not its default.
+_FORMER_NETWORK = {"min_channels_per_group": 1}
 _LONGEST_LINE, _LARGEST = 1 << 20, 1e30  # characters of the log read at once, and no step or loss of it
 _GROUP = re.compile(r"\d{1,9}x\d{1,9}( -> \d{1,9}x\d{1,9})?")  # of steps whose losses are logged together
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
@@ -85,9 +88,9 @@ class RunDirectory:
         self._identity = _identity(config, data)
         self._config = config
         self.log_path = self.path / "log.jsonl"
-        self.model_path = self.path / "model"
-        self.averages_path = self.path / "averages"
-        self._checkpoints = Checkpoints(self.path / "checkpoints", config.keep_checkpoints, say)
+        self.model_path = self.path / MODEL
+        self.averages_path = self.path / AVERAGES
+        self._checkpoints = Checkpoints(self.path / CHECKPOINTS, config.keep_checkpoints, say)
         self._say = say
         if self._is_new():
             if data is not None:
@@ -104,10 +107,10 @@ class RunDirectory:
 
     def _write_identity(self) -> None:
         text = json.dumps(self._identity, indent=2) + "\n"
-        write_file(self.path / "run.json", lambda file: _write_text(file, text), durable=True)
+        write_file(self.path / RUN_FILE, lambda file: _write_text(file, text), durable=True)
 
     def _check_identity(self, config: TrainConfig, data: DataIdentity | None, say: Callable[[str], None]) -> None:
-        file = self.path / "run.json"
+        file = self.path / RUN_FILE
         if not file.exists():
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
         old = read_json(file, "restore it or give a new --output-dir")
@@ -122,7 +125,7 @@ class RunDirectory:
     def _difference(self, identity: Mapping[str, Any]) -> str | None:
         """In which options a run, of which run.json or a checkpoint tells, differs from this one; None where in none."""
         # A run written before an option existed was trained with what is its default.
-        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _FORMER | _flat(identity)
+        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _flat(completed(identity))
         new = _flat(self._identity)
         if self._config.process.awaits_data:
             # Nor is it known what is read off the data.
@@ -208,7 +211,7 @@ class RunDirectory:
             UserError: If it cannot be written; what was there before is untouched.
         """
         # Making the folder again would write to whatever disk is where its own was.
-        if not (self.path / "run.json").exists():
+        if not (self.path / RUN_FILE).exists():
             raise UserError(
                 f"{self.path} is no longer there, or its run.json, and the checkpoint of step {step} was not written; "
                 "bring the folder back and give the same command again"
@@ -254,10 +257,17 @@ class RunDirectory:
 def recorded(output_dir: str, option: str) -> Any:
     """What a run says of one of its options; None where there is no run, or it says nothing."""
     try:
-        return read_json(Path(output_dir) / "run.json", "").get(option)
+        return read_json(Path(output_dir) / RUN_FILE, "").get(option)
     except UserError:
         # What is wrong with the file is said where the run is opened.
         return None
+
+
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json or a checkpoint tells of a run, with the options that it is too old to tell where they differ from now."""
+    network = identity.get("network")
+    former = {"network": _FORMER_NETWORK | network} if isinstance(network, dict) else {}
+    return {**identity, **former}
 
 
 def _is_record(line: Any) -> bool:
