@@ -35,8 +35,9 @@ from scalespace.planning.cost import make_plan
 from scalespace.processes import Processes
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ProcessConfig, TrainConfig
+from scalespace.training.level_sampling import Batch
 from scalespace.training.loop import train
-from scalespace.training.trainer import Batch, Trainer
+from scalespace.training.trainer import Trainer
 
 ONE_LEVEL: dict[str, Any] = {
     "image_size": (8, 8),

@@ -13,8 +13,9 @@ from scalespace.cli import main
 from scalespace.errors import Stopped, UserError
 from scalespace.runs.lock import locked
 from scalespace.training.configuration import TrainConfig
+from scalespace.training.level_sampling import Batch
 from scalespace.training.loop import train as train_aloud
-from scalespace.training.trainer import Batch, Trainer
+from scalespace.training.trainer import Trainer
 
 RARELY: dict[str, Any] = {"checkpoint_every": 99, "change_share": 0.3}
 

@@ -128,17 +128,18 @@ if rank == 1:
     from scalespace.data.images import ImageDataset
     ImageDataset.__len__ = lambda self: 15
 """
-_KILLED = """
+_SIGNAL = """
 if rank == 1:
     import os, signal
     from scalespace.training.trainer import Trainer
     take = Trainer.step
     def step(self, number, batch):
         if number == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.%s)
         return take(self, number, batch)
     Trainer.step = step
 """
+_KILLED = _SIGNAL % "SIGKILL"
 
 
 @pytest.mark.parametrize(
@@ -167,19 +168,6 @@ def test_a_failure_of_one_ends_all_in_one_sentence(harm, more, teller, sentence,
     assert [process.errors.count("scalespace: error") for process in ended] == [rank == teller for rank in range(3)]
     assert all(process.code not in (0, None) for process in ended), ended
     assert not (tmp_path / "run" / "model").exists()
-
-
-_SIGNAL = """
-if rank == 1:
-    import os, signal
-    from scalespace.training.trainer import Trainer
-    take = Trainer.step
-    def step(self, number, batch):
-        if number == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, number, batch)
-    Trainer.step = step
-"""
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):

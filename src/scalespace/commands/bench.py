@@ -29,13 +29,13 @@ class Arguments(ModelConfig):
     """What to time: training steps, or the drawing of pictures."""
     preset: Preset = "tiny"
     batch_size: int = 16
-    """Pictures of a training step, over all processes, or pictures drawn together."""
+    """Number of pictures of a training step, or of pictures drawn together."""
     max_steps: int = 100_000
     """Only with train: number of steps of the training whose time is told."""
     level_sampling: Literal["natural", "constant-compute", "constant-memory"] = "natural"
     """Only with train: batch size by resolution, as scalespace train takes it."""
     micro_batch: int | None = None
-    """Only with train: largest number of pictures that a process runs at once. None sets no limit."""
+    """Only with train: largest number of pictures that run at once. None sets no limit."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Only with train: precision of the network's arithmetic. auto is bf16 if the hardware computes it."""
     gradient_checkpointing: bool = False

@@ -89,13 +89,11 @@ class TrainingSpeed:
         machine: The machine that was measured.
         paths: Every path, from the full resolution down.
         steps: Number of steps of a training.
-        processes: Number of processes that share a step.
     """
 
     machine: Machine
     paths: tuple[PathSpeed, ...]
     steps: int
-    processes: int
 
     @property
     def step_seconds(self) -> float:

@@ -5,11 +5,9 @@ A step of training is the trainer's own, with pictures that lie in memory: forwa
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -24,13 +22,15 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch
 from scalespace.planning.speed import FORWARD_PASSES, Machine, PathSpeed, SamplingSpeed, TrainingSpeed, path_name
 from scalespace.processes import Processes
+from scalespace.reports.machine import device_name
 from scalespace.reports.progress import progress_bar
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, TrainConfig
 from scalespace.training.footprint import check_footprint
+from scalespace.training.level_sampling import Batch
 from scalespace.training.loop import accelerator_for
 from scalespace.training.time_sampling import TimeGroup
-from scalespace.training.trainer import Batch, Trainer
+from scalespace.training.trainer import Trainer
 
 __all__ = ["measure_sampling", "measure_training"]
 
@@ -53,7 +53,7 @@ def measure_training(config: TrainConfig, seconds: float, progress: bool = True)
     """
     scheduler = build_scheduler(config)
     accelerator = accelerator_for(config)
-    check_footprint(config, scheduler, accelerator.device, accelerator.num_processes)
+    check_footprint(config, scheduler, accelerator.device)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
     trainer = Trainer(config, accelerator, scheduler, network, Processes())
@@ -76,7 +76,7 @@ def measure_training(config: TrainConfig, seconds: float, progress: bool = True)
         gflops = FORWARD_PASSES * path_gflops(network, group.size, group.target_size)
         paths.append(PathSpeed(group.size, group.target_size, share, size, spent, gflops, peak))
     machine = _machine(accelerator.device, config.mixed_precision)
-    return TrainingSpeed(machine, tuple(paths), config.max_steps, accelerator.num_processes)
+    return TrainingSpeed(machine, tuple(paths), config.max_steps)
 
 
 def measure_sampling(
@@ -157,13 +157,11 @@ def _pipeline_seconds(pipeline: ScaleSpacePipeline, count: int, steps: int, devi
     return time.perf_counter() - started
 
 
-def _batch(trainer: Trainer, group: TimeGroup, whole: int) -> Batch:
-    """This process's part of random pictures."""
-    rank, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    positions = range(whole * rank // count, whole * (rank + 1) // count)
-    channels, (height, width) = trainer.config.process.channels, trainer.scheduler.image_size
-    images = torch.randint(256, (len(positions), channels, height, width), dtype=torch.uint8)
-    return Batch(group, positions, range(whole), images, torch.zeros(len(positions), dtype=torch.int64), None)
+def _batch(trainer: Trainer, group: TimeGroup, count: int) -> Batch:
+    """Random pictures."""
+    shape = (count, trainer.config.process.channels, *trainer.scheduler.image_size)
+    images, labels = torch.randint(256, shape, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
+    return Batch(group, range(count), range(count), images, labels, None)
 
 
 def _median_seconds(work: Callable[[], Any], seconds: float, device: torch.device) -> float:
@@ -191,23 +189,13 @@ def _peak_bytes(work: Callable[[], Any], kept: Iterable[Tensor], device: torch.d
 
 
 def _machine(device: torch.device, precision: str) -> Machine:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return Machine(name, torch.get_num_threads(), precision, _attainable(device, precision))
+    return Machine(device_name(device), torch.get_num_threads(), precision, _attainable(device, precision))
 
 
 def _attainable(device: torch.device, precision: str) -> float:
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     matrix = torch.randn(_PRODUCT, _PRODUCT, device=device).to(dtype)
     return 2 * _PRODUCT**3 / 1e9 / _median_seconds(lambda: matrix @ matrix, 0.5, device)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _wait(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from scalespace.files import write_file
+from scalespace.reports.table import write_text
 
 __all__ = ["RunPage", "write_page"]
 
@@ -69,12 +69,7 @@ def write_page(page: RunPage, path: Path) -> None:
     text = template
     for name, value in values.items():
         text = text.replace(f"%{name}%", value)
-    write_file(path, lambda file: _write(file, text))
-
-
-def _write(file: Path, text: str) -> None:
-    # Names of files that are no text stand in it as they can be shown.
-    file.write_text(text, encoding="utf-8", errors="replace")
+    write_text(path, text.rstrip())
 
 
 def _data(page: RunPage) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -14,6 +15,7 @@ import torch
 
 from scalespace import __version__
 from scalespace.errors import UserError
+from scalespace.reports.machine import device_name
 from scalespace.reports.run_page import RunPage, write_page
 from scalespace.training.run_directory import RunDirectory
 from scalespace.training.trainer import Trainer
@@ -64,7 +66,7 @@ class RunReport:
         taken = step - self.first
         left = (self._max_steps - step) * (now - self._since) / taken if taken else None
         page = RunPage(
-            title=f"{self.run.path.absolute().name}",
+            title=self.run.path.absolute().name,
             state=state,
             step=step,
             max_steps=self._max_steps,
@@ -80,18 +82,16 @@ class RunReport:
         spent = time.monotonic() - now
         self._next = time.monotonic() + max(_EVERY, spent / _SHARE)
 
-    def _grids(self) -> list[Any]:
+    def _grids(self) -> list[Path]:
         return sorted(path for path in (self.run.path / "samples").glob("step-*.png") if path.stem[5:].isdecimal())
 
 
 def _run(trainer: Trainer) -> Mapping[str, Any]:
-    network = trainer.network
     device = trainer.accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "folder": os.path.abspath(trainer.config.output_dir),  # noqa: PTH100
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "device": f"{device} ({name}, {platform.node()})",
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "device": f"{device} ({device_name(device)}, {platform.node()})",
         "threads": torch.get_num_threads(),
         "processes": trainer.processes.count,
         "precision": trainer.config.mixed_precision,

@@ -55,7 +55,7 @@ from scalespace.training.level_sampling import Batch, gradient_variance, parts, 
 from scalespace.training.recorder import Skipped, StepResult
 from scalespace.training.time_sampling import TimeGroup
 
-__all__ = ["EMA_FILE", "Batch", "Trainer", "learning_rate"]
+__all__ = ["EMA_FILE", "Trainer", "learning_rate"]
 
 # Words of the random keys that keep the streams of one seed apart.
 _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
