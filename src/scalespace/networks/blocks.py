@@ -64,8 +64,8 @@ class ResidualBlock(nn.Module):
         """Map features (B, in_channels, h, w) and an activated embedding (B, E) to features (B, out_channels, h, w)."""
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         hidden = self.conv_in(functional.silu(self.norm_in(features)))
-        # As in ADM. Folding gain and shift into the norm's own affine map takes 7 to 9 % less memory and no less time, but it
-        # reads the norm's weights outside of its forward pass, where offloading and export do not look for them.
+        # As in ADM. Folding gain and shift into the norm's own affine map takes a little less memory and no less time, but
+        # it reads the norm's weights outside of its forward pass, where offloading and export do not look for them.
         hidden = functional.silu(torch.addcmul(_maps(shift), self.norm_out(hidden), _maps(1 + scale)))
         return self.shortcut(features) + self.conv_out(self.dropout(hidden))
 
