@@ -45,7 +45,7 @@ class RunReport:
         self._max_steps = trainer.config.max_steps
         self._tables = {
             "Run": _run(trainer),
-            "Data": {"pictures": trainer.config.data} | {str(number): line for number, line in enumerate(data, 1)},
+            "Data": {"pictures": trainer.config.data, "found": "; ".join(data)},
             "Configuration": run.options,
         }
         self._since = time.monotonic()
