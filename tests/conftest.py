@@ -1,4 +1,9 @@
+import os
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import settings
 
 # The same examples on every run and every machine; the first call of a kernel is no sign of a slow test.
@@ -12,3 +17,25 @@ def _cache_of_the_user(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _program_as_it_was():
+    """What belongs to the whole program is as the test found it, so that tests may come in any order."""
+    before = _of_the_program()
+    yield
+    assert _of_the_program() == before
+
+
+def _of_the_program() -> dict[str, object]:
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    return {
+        "directory": Path.cwd(),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "attention": dispatch and dispatch._AttentionBackendRegistry._active_backend,
+    }

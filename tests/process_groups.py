@@ -3,6 +3,7 @@
 They are forked from a server that has imported everything and computed nothing, so that a group starts at once.
 """
 
+import atexit
 import multiprocessing
 import os
 import socket
@@ -83,5 +84,7 @@ def _process(rank: int, words: list[str], environment: dict[str, str], harm: str
     try:
         main(words)
     finally:
+        # Forked processes end without what they have registered, and how this one leaves is under test.
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -52,6 +52,7 @@ class Processes:
     device: torch.device | None = None
     _group: Any = field(default=None, repr=False)
     _over: bool = field(default=False, repr=False)
+    _pending: Any = field(default=None, repr=False)
     _tells: bool = field(default=True, repr=False)
 
     @property
@@ -141,8 +142,8 @@ class Processes:
         word = torch.tensor([failing, not flag])
 
         def exchange(distributed: Any) -> None:
-            work = distributed.all_reduce(word, distributed.ReduceOp.MIN, group=self._group, async_op=True)
-            work.wait(_LONGEST if failing == self.count else _LAST_WORD)
+            self._pending = distributed.all_reduce(word, distributed.ReduceOp.MIN, group=self._group, async_op=True)
+            self._pending.wait(_LONGEST if failing == self.count else _LAST_WORD)
 
         self._collect(exchange)
         lowest, no_flag = word.tolist()
@@ -260,8 +261,10 @@ def _can_talk() -> bool:
 
 
 def _leave(processes: Processes) -> None:
+    """End the threads that talk, which abort a process whose interpreter ends before them."""
     from torch import distributed
 
-    # Where one is gone, the others would be waited for in vain.
-    if distributed.is_initialized() and not processes._over:
+    # Where one has not come to the last meeting, the threads would wait for it in vain.
+    if distributed.is_initialized() and (processes._pending is None or processes._pending.is_completed()):
+        processes._group = processes._pending = None
         distributed.destroy_process_group()

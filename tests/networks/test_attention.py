@@ -59,9 +59,11 @@ def test_diffusers_can_exchange_the_processors():
 def test_diffusers_can_choose_the_backend():
     network, state = small_network(), torch.randn(2, 3, 8, 8)
     before = network(state, 3).sample
-    network.set_attention_backend("_native_math")
-    assert {processor._attention_backend.value for processor in network.attn_processors.values()} == {"_native_math"}
-    torch.testing.assert_close(network(state, 3).sample, before)
-    network.reset_attention_backend()
+    with attention_backend("native"):  # takes back what the network's own method sets for the whole program
+        network.set_attention_backend("_native_math")
+        backends = {processor._attention_backend.value for processor in network.attn_processors.values()}
+        assert backends == {"_native_math"}
+        torch.testing.assert_close(network(state, 3).sample, before)
+        network.reset_attention_backend()
     with attention_backend("_native_math"):
         torch.testing.assert_close(network(state, 3).sample, before)

@@ -57,7 +57,8 @@ def test_training_is_timed_path_by_path(clock, gflops, capsys):
         assert path["gflops"] == pytest.approx(3 * gflops[pair])
         assert path["seconds"] == pytest.approx(4 * 3 * gflops[pair] / _RATE)
         assert path["gflops_per_second"] == pytest.approx(_RATE)
-        assert path["peak_bytes"] > 4 * path_activations(small_network(), *pair)
+        # Some tensors are as many for four pictures as for one, and a step needs more than activations.
+        assert 3 < path["peak_bytes"] / path_activations(small_network(), *pair) < 6
     mean = sum(_SHARES[pair] * 3 * gflops[pair] / _RATE for pair in _SHARES)
     assert found["step_seconds"] == pytest.approx(4 * mean)
     assert found["pictures_per_second"] == pytest.approx(1 / mean)

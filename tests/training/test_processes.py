@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,11 +172,27 @@ def test_a_failure_of_one_ends_all_in_one_sentence(harm, more, teller, sentence,
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
-    ended = run_group(2, words(tmp_path / "run", steps=6), tmp_path / "prints", _SIGNAL)
+    ended = run_group(2, words(tmp_path / "run", steps=6), tmp_path / "prints", _SIGNAL % "SIGTERM")
     assert [process.code for process in ended] == [75, 75], ended
     assert "scalespace: stopped at step 4 by a signal; the checkpoint is" in ended[0].errors
     assert ended[1].errors == ""
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+_THREADS = """
+import atexit, os, sys
+before = len(os.listdir("/proc/self/task"))
+atexit.register(lambda: print("threads left:", len(os.listdir("/proc/self/task")) - before, file=sys.stderr))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list the threads of a process")
+@pytest.mark.parametrize("harm", ["", _SIGNAL % "SIGKILL", _FAULT], ids=["well", "killed", "fault"])
+def test_no_thread_that_talks_outlives_the_interpreter(harm, tmp_path):
+    """Such a thread takes the lock of an interpreter that is gone, and aborts a process whose work is done."""
+    ended = run_group(3, words(tmp_path / "run", steps=6), tmp_path / "prints", _THREADS + harm)
+    alive = [process for process in ended if process.code != -signal.SIGKILL]
+    assert ["threads left: 0" in process.errors for process in alive] == [True] * (2 if "SIGKILL" in harm else 3), ended
 
 
 def test_dropout_goes_on_with_the_processes_it_began_with(tmp_path):
@@ -196,8 +213,9 @@ def test_torchrun_trains_one_run(tmp_path):
     line = words(tmp_path / "run", steps=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(
-        [*launcher, "-m", "scalespace", *line], env=environment, timeout=300, capture_output=True, text=True, check=True
+        [*launcher, "-m", "scalespace", *line], env=environment, timeout=300, capture_output=True, text=True
     )
+    assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("model      ") == 1
     assert len(log(tmp_path / "run")) == 2
 
