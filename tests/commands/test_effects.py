@@ -50,6 +50,7 @@ ALWAYS = {
             "gradient_clip",
             "ema_decay",
             "weight",
+            "weight_offset",
             "flip",
         ),
         *("mixed_precision", "gradient_checkpointing", "log_every", "sample_every", "checkpoint_every"),

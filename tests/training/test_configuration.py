@@ -200,6 +200,14 @@ def test_the_weight_is_the_one_that_is_named(name: str, weight, tmp_path):
     assert torch.equal(loss_weight(config, process)(t), weight(process.noise.snr(t)))
 
 
+def test_an_offset_is_added_to_the_weight_at_every_snr(tmp_path):
+    plain, more = small_config(tmp_path), small_config(tmp_path, weight_offset=0.75)
+    process, t = build_scheduler(plain).process, torch.arange(1, 21)
+    torch.testing.assert_close(loss_weight(more, process)(t), loss_weight(plain, process)(t) + 0.75)
+    with pytest.raises(UserError, match="weight_offset is -1.0; give 0 or more"):
+        small_config(tmp_path, weight_offset=-1.0)
+
+
 def test_the_weight_may_be_that_of_the_noise_before_its_shift(tmp_path):
     process = small_config(tmp_path).process
     own, base = (small_config(tmp_path, process=process, weight="snr", weight_snr=snr) for snr in ("own", "base"))

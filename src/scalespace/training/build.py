@@ -193,7 +193,7 @@ def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Te
         "v": VelocityWeight(config.sigma_data),
     }
     noise = process.noise.base if config.weight_snr == "base" and isinstance(process.noise, Shifted) else process.noise
-    return lambda t: weights[config.weight](noise.snr(t))
+    return lambda t: weights[config.weight](noise.snr(t)) + config.weight_offset
 
 
 def _with_change_points(model: _Model, points: Sequence[int]) -> _Model:

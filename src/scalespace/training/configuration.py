@@ -165,6 +165,8 @@ class TrainConfig(ModelConfig):
     """Weight of the squared error of x_0, by SNR. v is SNR + 1 / sigma-data^2. sigmoid, SiD2's, is a smoother min-snr."""
     weight_gamma: float = 5.0
     """gamma in weight min-snr, which is min(SNR, gamma), and in weight sigmoid, which is SNR gamma / (SNR + gamma)."""
+    weight_offset: float = 0.0
+    """Added to the weight at every SNR, so that noisy steps of small pictures count too; EDM's weight is SNR + 1 or more."""
     weight_snr: Literal["own", "base"] = "own"
     """Which SNR the weight is a function of: the process's own, or that of the base noise schedule before the shift."""
     change_share: float | None = None
@@ -213,7 +215,7 @@ class TrainConfig(ModelConfig):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in (
-            *("seed", "warmup_steps", "cooldown_steps", "weight_decay", "average_every"),
+            *("seed", "warmup_steps", "cooldown_steps", "weight_decay", "average_every", "weight_offset"),
             *("sample_every", "checkpoint_minutes", "cache_gib"),
         ):
             if not getattr(self, name) >= 0:
