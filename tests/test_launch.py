@@ -12,7 +12,7 @@ from scalespace.errors import UserError
 from scalespace.launch import check_launch, launched
 from scalespace.processes import Processes
 from scalespace.training.loop import train
-from scalespace.training.precision import with_precision
+from scalespace.training.start.precision import with_precision
 
 GROUP = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
 

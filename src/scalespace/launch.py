@@ -4,7 +4,7 @@ Whatever the user sets there is honoured, or refused in one sentence before anyt
 
     setting                                  here
     ACCELERATE_USE_CPU                       honoured
-    ACCELERATE_MIXED_PRECISION               honoured by training (training/precision.py); fp8 is refused
+    ACCELERATE_MIXED_PRECISION               honoured by training (training/start/precision.py); fp8 is refused
     ACCELERATE_DYNAMO_BACKEND and its kin    honoured by training: the network is compiled
     ACCELERATE_CPU_AFFINITY, _DEBUG_MODE     honoured
     ACCELERATE_TORCH_DEVICE                  honoured in one process; refused in several, which would share the device

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from scalespace.errors import UserError
 from scalespace.reading import check_readable, read_json, reading
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "checksum", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 """Name of the file, inside the folder that it tells about."""
@@ -71,7 +71,7 @@ class Manifest:
         ) as bar:
             for name in chosen:
                 with reading(folder / name, "restore it"):
-                    if _checksum(folder / name, bar) != self.files[name][1]:
+                    if checksum(folder / name, bar) != self.files[name][1]:
                         return f"{name} has other contents than were written"
         return None
 
@@ -103,7 +103,7 @@ def write_manifest(folder: Path, names: Iterable[str] | None = None, facts: Mapp
         found = (path for path in folder.rglob("*") if path.is_file())
         names = [path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST]
     files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": _checksum(folder / name)} for name in sorted(names)
+        name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)
     }
     text = json.dumps({**(facts or {}), "files": files}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
@@ -129,6 +129,17 @@ def read_manifest(folder: Path, remedy: str) -> Manifest | None:
     return Manifest(content, {name: (entry["size"], entry["sha256"]) for name, entry in files.items()})
 
 
+def checksum(file: Path, bar: tqdm | None = None) -> str:
+    """SHA-256 of a file, as hexadecimal digits; a bar is told the bytes that were read."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as content:
+        while piece := content.read(_PIECE):
+            digest.update(piece)
+            if bar is not None:
+                bar.update(len(piece))
+    return digest.hexdigest()
+
+
 def _is_entry(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
@@ -137,13 +148,3 @@ def _is_entry(entry: Any) -> bool:
         and isinstance(entry["sha256"], str)
         and re.fullmatch("[0-9a-f]{64}", entry["sha256"]) is not None
     )
-
-
-def _checksum(file: Path, bar: tqdm | None = None) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb", buffering=0) as content:
-        while piece := content.read(_PIECE):
-            digest.update(piece)
-            if bar is not None:
-                bar.update(len(piece))
-    return digest.hexdigest()

@@ -44,6 +44,7 @@ ALWAYS = {
         *(
             "learning_rate_schedule",
             "average_every",
+            "init_from",
             "warmup_steps",
             "cooldown_steps",
             "weight_decay",

@@ -10,7 +10,7 @@ from tests.small_models import cli_error, small_config, small_network, train_wor
 from scalespace.networks.flops import path_activations
 from scalespace.training.build import build_scheduler
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.footprint import check_footprint
+from scalespace.training.start.footprint import check_footprint
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_run_that_memory_cannot_hold_is_one_sentence_in_seconds(words, sentenc
 
 def _needs(config: TrainConfig, monkeypatch, processes: int = 1) -> Mapping[str, int]:
     found: dict[str, int] = {}
-    monkeypatch.setattr("scalespace.training.footprint.check_memory", lambda task, needs, *_: found.update(needs))
+    monkeypatch.setattr("scalespace.training.start.footprint.check_memory", lambda task, needs, *_: found.update(needs))
     check_footprint(config, build_scheduler(config), torch.device("cpu"), processes)
     return found
 

@@ -6,8 +6,8 @@ from tests.small_models import small_config
 
 from scalespace.errors import UserError
 from scalespace.training.loop import train
-from scalespace.training.precision import computes_bf16
 from scalespace.training.run_directory import recorded
+from scalespace.training.start.precision import computes_bf16
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_devices_without_bf16_keep_to_float32():
 @pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "no")])
 def test_auto_takes_bf16_where_it_is_fast_says_so_and_keeps_to_it(able, expected, tmp_path, monkeypatch):
     def run(can: bool, **options):
-        monkeypatch.setattr("scalespace.training.precision.computes_bf16", lambda device: can)
+        monkeypatch.setattr("scalespace.training.start.precision.computes_bf16", lambda device: can)
         lines: list[str] = []
         config = small_config(tmp_path / "run", mixed_precision="auto", **options)
         train(config, progress=False, say=lines.append)

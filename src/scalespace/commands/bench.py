@@ -84,7 +84,7 @@ def run(words: list[str]) -> None:
         )
     from scalespace.planning.timing import measure_sampling, measure_training
     from scalespace.reports.provenance import provenance
-    from scalespace.training.precision import with_precision
+    from scalespace.training.start.precision import with_precision
 
     model = part(ModelConfig, given)
     if given.work == "train":

@@ -80,18 +80,22 @@ class ScaleSpacePipeline(DiffusionPipeline):
             )
         self.register_to_config(id2label=names)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, facts: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         """Save as diffusers does, with a manifest of the files, by which ``load_pipeline`` finds out what happened to them.
 
         Args:
             save_directory: Folder; it is made if absent.
             *args: Further arguments of diffusers' ``save_pretrained``.
+            facts: What else the manifest tells of the model; anything that JSON holds.
             **options: Its options.
         """
         super().save_pretrained(save_directory, *args, **options)
         folder = Path(save_directory)
         files = (file for part in ("unet", "scheduler") for file in (folder / part).iterdir() if file.is_file())
-        write_manifest(folder, ["model_index.json", *(file.relative_to(folder).as_posix() for file in files)])
+        names = ["model_index.json", *(file.relative_to(folder).as_posix() for file in files)]
+        write_manifest(folder, names, facts)
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
         """Numbers of classes by their names, for ``class_labels``.

@@ -24,9 +24,10 @@ from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.reading import check_readable, read_json, reading
 from scalespace.values import misfit
 
-__all__ = ["load_pipeline"]
+__all__ = ["WEIGHTS", "load_pipeline"]
 
-_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+"""File of the weights in the folder of a model."""
 _FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
 _REMEDY = "train or download the model again"
 _POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has put in the place of a large one
@@ -109,7 +110,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    file = folder / _WEIGHTS
+    file = folder / WEIGHTS
     if not file.exists():
         pickles = sorted(f.name for f in file.parent.iterdir() if f.suffix in _PICKLES) if file.parent.is_dir() else []
         if pickles:
@@ -117,7 +118,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
                 f"{file.parent} holds its weights as a pickle ({pickles[0]}), which can run any code when it is loaded, and "
                 "is refused; save the model as safetensors"
             )
-        raise UserError(f"model {folder} lacks {_WEIGHTS}; train or download it again")
+        raise UserError(f"model {folder} lacks {WEIGHTS}; train or download it again")
     check_readable(file)
     with file.open("rb") as content:
         if content.read(len(_POINTER)) == _POINTER:
@@ -131,13 +132,13 @@ def _check_shapes(folder: Path, stored: dict[str, tuple[int, ...]], needed: dict
     for name in sorted(stored.keys() | needed.keys()):
         if stored.get(name) != needed.get(name):
             raise UserError(
-                f"{folder / _WEIGHTS} does not belong to unet/config.json: {name} has shape {stored.get(name)} in the file "
+                f"{folder / WEIGHTS} does not belong to unet/config.json: {name} has shape {stored.get(name)} in the file "
                 f"and {needed.get(name)} in the network; put the two files of one model together"
             )
 
 
 def _check_weights(folder: Path, manifest: Manifest) -> None:
-    if (change := manifest.change(folder, [_WEIGHTS], progress=True)) is not None:
+    if (change := manifest.change(folder, [WEIGHTS], progress=True)) is not None:
         raise UserError(
             f"the weights of {folder} are not those that were saved ({change}); restore them, or delete "
             f"{folder / MANIFEST} if you have changed them yourself"

@@ -26,9 +26,9 @@ from scalespace.reports.machine import device_name
 from scalespace.reports.progress import progress_bar
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, TrainConfig
-from scalespace.training.footprint import check_footprint
 from scalespace.training.level_sampling import Batch
 from scalespace.training.loop import accelerator_for
+from scalespace.training.start.footprint import check_footprint
 from scalespace.training.time_sampling import TimeGroup
 from scalespace.training.trainer import Trainer
 

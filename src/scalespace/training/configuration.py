@@ -129,6 +129,8 @@ class TrainConfig(ModelConfig):
     """Folder of images, zip of images, or synthetic:shapes."""
     output_dir: OutputFolder
     """Folder of the run. The same command again resumes the run in it."""
+    init_from: str | None = None
+    """Folder of a model or run whose weights are the first ones, wherever they fit. None draws them at random."""
     max_steps: int = 100_000
     """Number of training steps. A larger number continues a finished run, unless its learning rate falls to zero."""
     batch_size: int = 64

@@ -25,7 +25,6 @@ from scalespace.processes import join
 from scalespace.reading import reading
 from scalespace.runs.lock import check_unlocked, locked
 from scalespace.runs.stopping import Stopping
-from scalespace.training.announcement import announcement
 from scalespace.training.build import (
     build_network,
     build_scheduler,
@@ -33,11 +32,14 @@ from scalespace.training.build import (
     without_data,
 )
 from scalespace.training.configuration import TrainConfig
-from scalespace.training.footprint import check_footprint
-from scalespace.training.precision import with_precision
 from scalespace.training.recorder import Recorder
 from scalespace.training.report import RunReport
 from scalespace.training.run_directory import DataIdentity, RunDirectory
+from scalespace.training.sample_grids import save_grid
+from scalespace.training.start.announcement import announcement
+from scalespace.training.start.footprint import check_footprint
+from scalespace.training.start.initial_weights import start_from
+from scalespace.training.start.precision import with_precision
 from scalespace.training.trainer import Trainer
 
 __all__ = ["accelerator_for", "train"]
@@ -79,8 +81,10 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     check_footprint(known, scheduler, accelerator.device, processes.count)
     torch.manual_seed(config.seed)
     network = build_network(config, scheduler.sizes)
+    folder, initial = Path(config.output_dir), None
+    if config.init_from is not None and processes.first(lambda: RunDirectory(config, None).latest_checkpoint() is None):
+        initial = start_from(config.init_from, network, scheduler, processes, say, progress)
     trainer = Trainer(config, accelerator, scheduler, network, processes)
-    folder = Path(config.output_dir)
     processes.first(lambda: RunDirectory(config, None) and check_unlocked(folder))
     data = open_images(
         config.data,
@@ -106,8 +110,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
     with ExitStack() as held:
         processes.first(lambda: held.enter_context(locked(folder, say)))
         # The others find what the first has written.
-        processes.first(lambda: RunDirectory(config, identity, say) and None)
-        run = RunDirectory(config, identity, say)
+        processes.first(lambda: RunDirectory(config, identity, say, initial) and None)
+        run = RunDirectory(config, identity, say, initial)
         accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
         first = _resume(run, trainer, progress, say)
         if first > config.max_steps:
@@ -116,7 +120,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         _take_steps(run, trainer, data, first, stopping, report, progress)
         processes.first(
             lambda: write_directory(
-                run.model_path, lambda path: trainer.save_pipeline(path, data.classes), durable=True
+                run.model_path, lambda path: trainer.save_pipeline(path, data.classes, **run.origin), durable=True
             )
         )
     for tracker in accelerator.trackers:
@@ -169,7 +173,7 @@ def _take_steps(
             if stop and not last:
                 raise Stopped(_farewell(run, step, stopping.reason))
             if config.sample_every and step % config.sample_every == 0:
-                trainer.save_samples(run.path / "samples" / f"step-{step:08d}.png", data, progress)
+                save_grid(trainer, run.path / "samples" / f"step-{step:08d}.png", data, progress)
 
 
 @contextmanager

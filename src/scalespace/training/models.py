@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scalespace.errors import UserError, cause
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.saving import load_pipeline
+from scalespace.pipelines.saving import WEIGHTS, load_pipeline
 from scalespace.reading import read_json, reading
 from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
@@ -23,7 +23,7 @@ from scalespace.training.configuration import ModelConfig, NetworkConfig, Proces
 from scalespace.training.run_directory import AVERAGES, CHECKPOINTS, MODEL, RUN_FILE, completed
 from scalespace.training.trainer import EMA_FILE
 
-__all__ = ["averaged_model", "is_model", "open_model"]
+__all__ = ["averaged_model", "is_model", "open_model", "opened"]
 
 _INDEX = "model_index.json"  # of a model
 
@@ -39,11 +39,16 @@ def open_model(path: Path, say: Callable[[str], None], progress: bool = True) ->
     Raises:
         UserError: If there is none, or it cannot be read.
     """
+    return opened(path, say, progress)[0]
+
+
+def opened(path: Path, say: Callable[[str], None], progress: bool) -> tuple[ScaleSpacePipeline, Path]:
+    """What ``open_model`` gives, and the file that has the weights; arguments and errors are the same."""
     if not _is_run(path):
-        return load_pipeline(path)
+        return load_pipeline(path), path / WEIGHTS
     if (path / MODEL / _INDEX).exists():
         say(f"{path / MODEL}: the model of a finished run")
-        return load_pipeline(path / MODEL)
+        return load_pipeline(path / MODEL), path / MODEL / WEIGHTS
     # Whether it is of this run is not asked, since it is only read.
     newest = Checkpoints(path / CHECKPOINTS, 1, say).newest_whole(lambda _: None, progress)
     if newest is None:
@@ -52,7 +57,7 @@ def open_model(path: Path, say: Callable[[str], None], progress: bool = True) ->
     with reading(file, "restore it from a copy", SafetensorError):
         weights = load_file(file)
     say(f"{newest.path}: the averaged weights at step {newest.step:,} of a run that is not finished")
-    return _pipeline(path, weights)
+    return _pipeline(path, weights), file
 
 
 def is_model(path: Path) -> bool:

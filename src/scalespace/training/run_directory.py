@@ -43,8 +43,8 @@ _FREE = frozenset(
     | {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "max_hours"}
     | {"tracker", "cache_gib", "gradient_checkpointing"}
 )
-# What run.json has of the data, which are compared by the fingerprint alone.
-_OF_DATA = frozenset({"data_fingerprint", "pictures", "class_names"})
+# What run.json has besides options; data and first weights are compared by their checksums.
+_RECORDED = frozenset({"data_fingerprint", "pictures", "class_names", "initial_weights"})
 # What networks had before there was an option, where that is not its default.
 _FORMER_NETWORK = {"min_channels_per_group": 1}
 _LONGEST_LINE, _LARGEST = 1 << 20, 1e30  # characters of the log read at once, and no step or loss of it
@@ -78,14 +78,23 @@ class RunDirectory:
         config: The run's configuration.
         data: The identity of its data; None where it is not known yet, and then nothing is written.
         say: Takes a line for the user where something is worth telling.
+        initial_weights: What ``start_from`` tells of the weights that the run starts from; None where it was not asked.
 
     Raises:
         UserError: If the directory holds a different run, or something that is not a run.
     """
 
-    def __init__(self, config: TrainConfig, data: DataIdentity | None, say: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DataIdentity | None,
+        say: Callable[[str], None] = lambda line: None,
+        initial_weights: Mapping[str, str] | None = None,
+    ):
         self.path = Path(config.output_dir)
         self._identity = _identity(config, data)
+        if initial_weights is not None:
+            self._identity["initial_weights"] = dict(initial_weights)
         self._config = config
         self.log_path = self.path / "log.jsonl"
         self.model_path = self.path / MODEL
@@ -118,19 +127,32 @@ class RunDirectory:
             raise UserError(
                 f"{self.path} holds a different run: {difference}; give a new --output-dir, or the same options to resume"
             )
+        self._keep_initial_weights(old)
         if data is not None and old.get("data_fingerprint") != data.fingerprint:
             self._check_former_data(config, old, data, say)
             self._write_identity()
 
+    def _keep_initial_weights(self, old: Mapping[str, Any]) -> None:
+        """Know the weights that the run started from; where they were read again, they must be the same."""
+        known, now = (identity.get("initial_weights") for identity in (old, self._identity))
+        if known is None:
+            return
+        if now is not None and now["sha256"] != known.get("sha256"):
+            raise UserError(
+                f"{self.path} was begun from other weights than those of {now['file']} now (sha256 {known.get('sha256')} "
+                f"there and {now['sha256']} here); restore them, or give a new --output-dir"
+            )
+        self._identity["initial_weights"] = known
+
     def _difference(self, identity: Mapping[str, Any]) -> str | None:
         """In which options a run, of which run.json or a checkpoint tells, differs from this one; None where in none."""
         # A run written before an option existed was trained with what is its default.
-        old = _flat(_identity(TrainConfig(data="", output_dir=""), None)) | _flat(completed(identity))
-        new = _flat(self._identity)
+        old = _options(_identity(TrainConfig(data="", output_dir=""), None)) | _options(completed(identity))
+        new = _options(self._identity)
         if self._config.process.awaits_data:
             # Nor is it known what is read off the data.
             old["process.change_points"] = new["process.change_points"]
-        options = sorted((old.keys() | new.keys()) - _OF_DATA)
+        options = sorted(old.keys() | new.keys())
         # What has no effect is no difference: the command line refuses it, also from one who began with it.
         effective = (name for name in options if has_effect(name, self._config, TrainConfig.needs))
         differences = [name for name in effective if old.get(name) != new.get(name)]
@@ -173,6 +195,11 @@ class RunDirectory:
     def options(self) -> dict[str, Any]:
         """The options that make the run what it is, by their names at the command line, and the identity of its data."""
         return _flat(self._identity)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the trained model tells of where its weights are from, besides the data."""
+        return {name: self._identity[name] for name in ("initial_weights",) if name in self._identity}
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Step and folder of the newest checkpoint of which nothing is known that speaks against it; None without any."""
@@ -297,6 +324,11 @@ def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
             "class_names": data.class_names,
         }
     return json.loads(json.dumps(fields))
+
+
+def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among what run.json tells, by their names at the command line."""
+    return _flat({name: value for name, value in identity.items() if name not in _RECORDED})
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

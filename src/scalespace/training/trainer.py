@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from PIL.Image import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,7 +42,6 @@ from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
-from scalespace.pipelines.pictures import image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
@@ -217,13 +215,14 @@ class Trainer:
         """What a network that is conditioned on smaller pictures is told besides: those of the clean ones, with noise."""
         if self.config.network.condition_size is None:
             return {}
-        small = self._smaller(x_0)
+        small = self.smaller(x_0)
         noise = self._noise(_CONDITION, positions, (1 + small[0].numel(),))
         # The first number of each picture, made uniform, is its level.
         level = self.config.condition_noise * torch.special.ndtr(noise[:, 0])
         return {"condition": augmented(small, level, noise[:, 1:].reshape(small.shape)), "condition_noise": level}
 
-    def _smaller(self, x_0: Tensor) -> Tensor:
+    def smaller(self, x_0: Tensor) -> Tensor:
+        """The small pictures, of a run that enlarges such, of clean ones of shape (B, C, H, W)."""
         size = self.config.network.condition_size
         assert size is not None
         return Resize(self.scheduler.image_size, size)(x_0)
@@ -325,45 +324,15 @@ class Trainer:
     def _names(self) -> list[str]:
         return [name for name, _ in self._saved.named_parameters()]
 
-    def save_pipeline(self, path: Path, class_names: Sequence[str] = ()) -> None:
-        """Write the pipeline with the averaged weights and, where it is trained with classes, their names."""
+    def save_pipeline(self, path: Path, class_names: Sequence[str] = (), **facts: Any) -> None:
+        """Write the pipeline with the averaged weights, the names of its classes, if any, and facts for its manifest."""
         named = self.config.network.num_classes is not None and len(class_names) > 0
-        with self._averaged() as network:
+        with self.averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler, dict(enumerate(class_names)) if named else None)
-            pipeline.save_pretrained(path)
-
-    def save_samples(self, path: Path, data: ImageDataset, progress: bool = True) -> None:
-        """Draw a grid of pictures with the averaged weights; the same noise every time, so that grids compare.
-
-        A network that is conditioned on smaller pictures is given those of the first pictures of the data.
-        """
-        own = share(range(self.config.sample_images), self.processes.rank, self.processes.count)
-        drawn = self._draw(own, data, progress) if own else []
-        pictures = [picture for theirs in self.processes.gather(drawn) for picture in theirs]
-        self.processes.first(lambda: write_file(path, picture_grid(pictures).save))
-
-    def _draw(self, numbers: range, data: ImageDataset, progress: bool) -> list[Image]:
-        """Pictures of the grid, each by its number."""
-        classes, indices = self.config.network.num_classes, torch.tensor(numbers)
-        labels, condition = None if classes is None else indices % classes, None
-        if self.config.network.condition_size is not None:
-            condition = self._smaller(to_model(data.batch(indices % len(data))[0]))
-        with self._averaged() as network:
-            pipeline = ScaleSpacePipeline(network, self.scheduler)
-            pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
-            images = pipeline(
-                len(numbers),
-                generator=image_generators(self.config.seed, numbers),
-                num_inference_steps=min(self.config.sample_steps, self.process.timesteps),
-                class_labels=labels,
-                output_type="pt",
-                return_dict=False,
-                condition=condition,
-            )[0]
-        return [to_picture(2 * image - 1) for image in images]
+            pipeline.save_pretrained(path, facts=facts)
 
     @contextmanager
-    def _averaged(self) -> Iterator[FlexiUNet]:
+    def averaged(self) -> Iterator[FlexiUNet]:
         """The network with the averaged weights in it, inside the block only."""
         network = self._saved
         self.ema.store(network.parameters())

@@ -1,0 +1,87 @@
+"""The first weights of a run that starts from those of a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from scalespace.errors import UserError, cause
+from scalespace.manifest import checksum
+from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.transfer import Transfer, take_weights
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.processes import Processes
+from scalespace.reading import path_of, reading
+from scalespace.training.models import opened
+
+__all__ = ["start_from"]
+
+
+def start_from(
+    path: str,
+    network: FlexiUNet,
+    scheduler: ScaleSpaceScheduler,
+    processes: Processes,
+    say: Callable[[str], None],
+    progress: bool = True,
+) -> dict[str, str]:
+    """Start the weights of a network from those of a model; one process reads it, and all get the same.
+
+    Args:
+        path: Folder of a model or of a run, as ``open_model`` takes it.
+        network: The network, whose weights are changed.
+        scheduler: Scheduler that the network is trained with.
+        processes: Those that train together.
+        say: Takes a line for the user that says what was taken, what was left out, and why.
+        progress: Whether reading that takes over two seconds shows a bar on stderr.
+
+    Returns:
+        What is to be known of the weights later: "path", the "file" they were read from, and its "sha256".
+
+    Raises:
+        UserError: If the model cannot be read, or its weights do not fit the network.
+    """
+
+    def read() -> tuple[dict[str, str], dict[str, Tensor]]:
+        source, file = opened(path_of(path), say, progress)
+        with reading(file, "restore it from a copy"):
+            digest = checksum(file)
+        try:
+            transfer = take_weights(network, source.unet)
+        except ValueError as error:
+            raise UserError(
+                f"the weights of --init-from {path} do not fit this network: {cause(error)}; give the options of that "
+                "model, or leave --init-from out"
+            ) from error
+        for line in _told(file, digest, transfer, source.scheduler, scheduler):
+            say(line)
+        return {"path": path, "file": os.path.abspath(file), "sha256": digest}, network.state_dict()  # noqa: PTH100
+
+    known, weights = processes.first(read)
+    if not processes.is_first:
+        network.load_state_dict(weights)
+    return known
+
+
+def _told(
+    file: Path, digest: str, transfer: Transfer, before: ScaleSpaceScheduler, now: ScaleSpaceScheduler
+) -> Iterator[str]:
+    """What a user wants to know of the weights that a run starts from, in one line or two."""
+    yield (
+        f"starts from {file} (sha256 {digest[:12]}): {transfer.taken:,} of {transfer.parameters:,} parameters are taken"
+    )
+    there, here = (scheduler.config["prediction_type"] for scheduler in (before, now))
+    meanings = [*([f"the prediction is {there} there and {here} here"] if there != here else []), *transfer.meanings]
+    parts = {
+        "drawn anew": transfer.anew,
+        "left out": transfer.left_out,
+        "the same weights compute something else, since": meanings,
+    }
+    told = [
+        f"{what}{'' if what.endswith('since') else ':'} {', '.join(names)}" for what, names in parts.items() if names
+    ]
+    if told:
+        yield "; ".join(told)
