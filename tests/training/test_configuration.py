@@ -204,7 +204,7 @@ def test_an_offset_is_added_to_the_weight_at_every_snr(tmp_path):
     plain, more = small_config(tmp_path), small_config(tmp_path, weight_offset=0.75)
     process, t = build_scheduler(plain).process, torch.arange(1, 21)
     torch.testing.assert_close(loss_weight(more, process)(t), loss_weight(plain, process)(t) + 0.75)
-    with pytest.raises(UserError, match="weight_offset is -1.0; give 0 or more"):
+    with pytest.raises(UserError, match=r"weight_offset is -1\.0; give 0 or more"):
         small_config(tmp_path, weight_offset=-1.0)
 
 
