@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import scalespace
-from scalespace.data.sources import open_source, reason
+from scalespace.data.sources.decoding import reason
+from scalespace.data.sources.opening import open_source
 from scalespace.errors import cause
 from scalespace.files import why
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scalespace.data import checksums as checksums_module
-from scalespace.data.checksums import file_checksums
-from scalespace.data.sources import open_source
+from scalespace.data.sources import checksums as checksums_module
+from scalespace.data.sources.checksums import file_checksums
+from scalespace.data.sources.opening import open_source
 
 
 @pytest.fixture(autouse=True)

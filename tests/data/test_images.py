@@ -522,6 +522,7 @@ def test_a_long_first_reading_shows_speed_and_time_left(tmp_path, capfd, monkeyp
     open_images(path, (16, 16))
     assert capfd.readouterr().err == ""
     monkeypatch.setattr("scalespace.reports.progress._DELAY", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     open_images(path, (16, 16))
     shown = capfd.readouterr()
     assert "reading pictures: 100%" in shown.err

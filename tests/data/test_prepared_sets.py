@@ -16,7 +16,7 @@ from scalespace.data.batches import BatchOrder
 from scalespace.data.images import open_images
 from scalespace.data.preparation import Preparation
 from scalespace.data.prepared_sets import HeldOut, prepare, split, write_pictures
-from scalespace.data.sources import decode_image
+from scalespace.data.sources.decoding import decode_image
 from scalespace.errors import UserError
 from scalespace.training.loop import train
 

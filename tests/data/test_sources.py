@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tests.picture_files import encoded, flat, picture
 
-from scalespace.data.sources import decode_image
+from scalespace.data.sources.decoding import decode_image
 
 
 def colour_of(data: bytes, image_size: tuple[int, int] = (8, 8)) -> list[int]:

@@ -13,7 +13,8 @@ from tests.picture_files import encoded, picture
 from tests.unprivileged import public_path, unprivileged
 
 from scalespace.data.images import open_images
-from scalespace.data.sources import decode_image, open_source, reason
+from scalespace.data.sources.decoding import decode_image, reason
+from scalespace.data.sources.opening import open_source
 from scalespace.data.user_cache import keep
 from scalespace.errors import UserError
 
@@ -107,12 +108,18 @@ def test_pictures_that_may_not_be_read_are_not_called_damaged(cache_bytes: int, 
     assert "remove" not in str(refused.value)
 
 
-def test_decoded_pictures_that_do_not_fit_into_memory_are_refused(monkeypatch):
+def test_decoded_pictures_that_fit_neither_on_the_disk_nor_into_memory_are_decoded_on_every_use(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("scalespace.memory.free_memory", lambda _: 10**9)
-    with pytest.raises(
-        UserError, match=r"needs at least 2\.36 GB of memory for the decoded pictures.*lower --cache-gib"
-    ):
-        open_images("synthetic:shapes:3000", (512, 512), cache_bytes=1 << 40)
+    said: list[str] = []
+    data = open_images("synthetic:shapes:3000", (512, 512), cache_bytes=1 << 40, say=said.append)
+    assert not data.cached
+    assert data.batch([0])[0].shape == (1, 3, 512, 512)
+    not_kept, not_in_memory = said
+    assert not_kept.startswith(f"the decoded pictures are not kept for the next start: cannot write {tmp_path}")
+    assert "needs at least 2.36 GB of memory" in not_in_memory
+    assert "each is decoded on every use" in not_in_memory
 
 
 def test_running_out_of_memory_while_decoding_is_not_a_damaged_picture(tmp_path, monkeypatch):
@@ -122,7 +129,7 @@ def test_running_out_of_memory_while_decoding_is_not_a_damaged_picture(tmp_path,
     def fail(*_) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("scalespace.data.sources.decode_image", fail)
+    monkeypatch.setattr("scalespace.data.sources.files.decode_image", fail)
     with pytest.raises(MemoryError):
         data.batch([0])
 

@@ -48,6 +48,10 @@ def kept(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
+def measured(cache: Path) -> list[Path]:
+    return [path for path in kept(cache) if path.parent.name == "measurements"]
+
+
 def refuse_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_):
         raise AssertionError("a picture was read")
@@ -137,7 +141,7 @@ def test_a_bar_is_shown_where_it_takes_long_unless_it_is_not_wanted(cache, monke
 
 def test_a_second_measurement_reads_no_pictures_and_is_the_same(cache, monkeypatch):
     first = mean_spectrum(shapes(), progress=False)
-    assert len(kept(cache)) == 1
+    assert len(measured(cache)) == 1
     with monkeypatch.context() as patch:
         refuse_to_read(patch)
         assert_close(mean_spectrum(shapes(), progress=False), first, rtol=0, atol=0)
@@ -145,7 +149,7 @@ def test_a_second_measurement_reads_no_pictures_and_is_the_same(cache, monkeypat
             mean_spectrum(shapes(17), progress=False)
         with pytest.raises(AssertionError, match="a picture was read"):
             mean_spectrum(shapes(size=(8, 6)), progress=False)
-    kept(cache)[0].unlink()
+    measured(cache)[0].unlink()
     assert_close(mean_spectrum(shapes(), progress=False), first, rtol=0, atol=0)
 
 
@@ -215,7 +219,7 @@ def test_the_cache_lies_in_the_home_folder_where_no_other_is_named(variable, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     monkeypatch.chdir(tmp_path)
     mean_spectrum(shapes(), progress=False)
-    assert len(kept(tmp_path / "home" / ".cache" / "scalespace")) == 1
+    assert len(measured(tmp_path / "home" / ".cache" / "scalespace")) == 1
     assert not (tmp_path / "relative").exists()
 
 

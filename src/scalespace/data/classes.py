@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from scalespace.data.left_out import counted
 from scalespace.errors import UserError
 
-__all__ = ["Classes", "find_classes", "listed", "natural_order", "wrapping_folders"]
+__all__ = ["Classes", "find_classes", "listed", "natural_order", "parts_of", "wrapping_folders"]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _SHOWN, _LONGEST = 10, 300  # classes that are named, and characters of their names together
@@ -90,8 +90,8 @@ def find_classes(path: str, names: Sequence[str], folders: Iterable[str] = ()) -
     Raises:
         UserError: If the top folders are splits, such as train and test, and not classes.
     """
-    parents = [PurePosixPath(name).parts[:-1] for name in names]
-    wrapping = wrapping_folders(names)
+    parents = [parts_of(name)[:-1] for name in names]
+    wrapping = _shared(parents)
     depth = len(wrapping)
     tops = [parts[depth] if len(parts) > depth else None for parts in parents]
     classes = natural_order({top for top in tops if top is not None})
@@ -116,7 +116,16 @@ def find_classes(path: str, names: Sequence[str], folders: Iterable[str] = ()) -
 
 def wrapping_folders(names: Sequence[str]) -> tuple[str, ...]:
     """The folders that all pictures have in common."""
-    parents = [PurePosixPath(name).parts[:-1] for name in names]
+    return _shared([parts_of(name)[:-1] for name in names])
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The folders and the file of a path inside the data. ``PurePosixPath.parts`` takes long for each of many."""
+    parts = name.split("/")
+    return PurePosixPath(name).parts if "" in parts or "." in parts else tuple(parts)
+
+
+def _shared(parents: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     # What the first and the last in sorted order have in common, all have.
     first, last = min(parents, default=()), max(parents, default=())
     depth = next((depth for depth, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
-from scalespace.data.classes import wrapping_folders
-from scalespace.data.sources import Source
+from scalespace.data.classes import parts_of, wrapping_folders
+from scalespace.data.sources.source import Source
 
 __all__ = ["fingerprint", "former_fingerprint"]
 
@@ -28,7 +27,7 @@ def fingerprint(source: Source, rule: str, numbers: Sequence[int] | None = None,
     wrapping = len(wrapping_folders(source.names))
     digest = hashlib.sha256(f"{rule}\n".encode())
     for number, word in zip(chosen, source.checksums(chosen, progress), strict=True):
-        name = "/".join(PurePosixPath(source.names[number]).parts[wrapping:])
+        name = "/".join(parts_of(source.names[number])[wrapping:])
         digest.update(f"{name} {word}\n".encode("utf-8", "surrogateescape"))
     return f"contents:{digest.hexdigest()}"
 

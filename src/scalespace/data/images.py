@@ -1,54 +1,37 @@
 """Training pictures: a folder, a zip or a synthetic source, as one indexable data set of uint8 pictures.
 
-Pictures that fit into memory are decoded once and kept as one uint8 array; otherwise each is decoded when it is asked
-for, also inside the workers of a DataLoader.
+Pictures that are not too many are decoded once and kept in a file that is mapped into memory (`scalespace.data.decoded`);
+otherwise each is decoded when it is asked for, also inside the workers of a DataLoader.
 
 Everything that is done to a picture besides, or that is not read at all, is counted and can be told (`ImageDataset.found`,
 `ImageDataset.met`).
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from scalespace.data.classes import Classes, find_classes
-from scalespace.data.identity import fingerprint, former_fingerprint
+from scalespace.data.decoded import DecodedPictures, all_decoded, read_decoded
+from scalespace.data.identity import former_fingerprint
 from scalespace.data.left_out import LeftOut, counted
-from scalespace.data.luminance import luminance
-from scalespace.data.observations import COLOUR, GREY, Observations
-from scalespace.data.sources import ANIMATED, DECODING_RULE, ENLARGED, Source, open_source, reason
+from scalespace.data.observations import COLOUR
+from scalespace.data.reader import BadImage, Reader, quiet
+from scalespace.data.sources.decoding import ANIMATED, ENLARGED
+from scalespace.data.sources.opening import open_source
+from scalespace.data.sources.source import Source
 from scalespace.errors import UserError
-from scalespace.memory import check_memory, memory_ran_out
-from scalespace.reading import unreadable
-from scalespace.reports.progress import progress_bar
 
 __all__ = ["BadImage", "ImageDataset", "open_images"]
 
-_BAD_SHARE = 0.01
-_THREADS = 2
-_CHUNK = 32  # pictures a task of the first decoding
 _SIZES_LOOKED_AT = 256
 _LOOKED_AT = 32
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """A picture that could not be read or decoded, and why."""
-
-    name: str
-    reason: str
-    damaged: bool = True
-    """Whether it was read and is damaged; otherwise it may not or could not be read."""
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -67,27 +50,21 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        path: str,
-        source: Source,
+        reader: Reader,
         labelling: Classes,
-        image_size: tuple[int, int],
-        *,
-        channels: int,
-        cached: bool,
-        progress: bool,
-        on_bad: Callable[[BadImage], None] | None,
+        cache_bytes: int = 0,
+        say: Callable[[str], None] = lambda line: None,
     ):
-        self.path = path
-        self.image_size = image_size
-        self.channels = channels
+        self.path = reader.path
+        self.image_size = reader.shape[2], reader.shape[3]
+        self.channels = reader.shape[1]
         self.labelling = labelling
-        self._source = source
-        self._progress = progress
-        self._on_bad = on_bad
-        self._bad: dict[int, BadImage] = {}
-        self._observed = Observations(len(source.names))
+        self._reader = reader
         self._labels = torch.tensor(self.labelling.labels, dtype=torch.int64)
-        self._cache = self._decode_all(progress) if cached else None
+        fits = math.prod(reader.shape) <= cache_bytes
+        self._decoded: DecodedPictures | None = all_decoded(reader, cache_bytes, say) if fits else None
+        # Which picture is shown for each; None where all are good or are met one by one.
+        self._shown = reader.stand_ins() if self._decoded is not None and reader.bad else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,50 +73,45 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @property
     def cached(self) -> bool:
-        """Whether all pictures are in memory."""
-        return self._cache is not None
+        """Whether all pictures are decoded."""
+        return self._decoded is not None
 
     @property
     def bad(self) -> tuple[BadImage, ...]:
         """Pictures that could not be decoded, in the order of the data set."""
-        return tuple(self._bad[index] for index in sorted(self._bad))
+        return self._reader.bad
 
     @property
     def enlarged(self) -> int:
         """Number of pictures that were smaller than the image size and were enlarged to it."""
-        return self._observed.count(ENLARGED)
+        return self._reader.observed.count(ENLARGED)
 
     @property
     def animated(self) -> int:
         """Number of pictures of which only the first frame is used."""
-        return self._observed.count(ANIMATED)
+        return self._reader.observed.count(ANIMATED)
 
     @property
     def converted(self) -> int:
         """Number of pictures in colour that were converted to luminance."""
-        return self._observed.count(COLOUR)
+        return self._reader.observed.count(COLOUR)
 
     @cached_property
     def fingerprint(self) -> str:
         """The identity of all pictures: their contents, names and order, the image size and how they are decoded.
 
-        It does not depend on where they lie. Files are read for it, each only once (`scalespace.data.checksums`).
+        It does not depend on where they lie. Files are read for it, each only once (`scalespace.data.sources.checksums`).
         """
         return self.fingerprint_of(None)
 
     @property
     def former_fingerprint(self) -> str:
         """What runs of earlier versions know the pictures by."""
-        return former_fingerprint(self._source, self._rule)
+        return former_fingerprint(self._reader.source, self._reader.rule)
 
     def fingerprint_of(self, numbers: Sequence[int] | None) -> str:
         """The identity, as ``fingerprint`` has it, of the pictures with these indices. None takes all pictures."""
-        return fingerprint(self._source, self._rule, numbers, self._progress)
-
-    @property
-    def _rule(self) -> str:
-        grey = "; luminance" if self.channels == 1 else ""
-        return "{}x{}; {}{}".format(*self.image_size, DECODING_RULE, grey)
+        return self._reader.fingerprint(numbers)
 
     def found(self) -> tuple[str, ...]:
         """What was found at the path and what was not read, one sentence a line."""
@@ -155,27 +127,27 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def met(self) -> tuple[str, ...]:
         """What had to be done to some of the pictures that were decoded so far, one sentence a line."""
-        return self._observed.lines(len(self._bad))
+        return self._reader.observed.lines()
 
     @property
     def left_out(self) -> LeftOut:
         """What lies beside the pictures and is not read."""
-        return self._source.left_out
+        return self._reader.source.left_out
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the pictures inside the path, in the order of the data set."""
-        return self._source.names
+        return self._reader.source.names
 
     def native_size(self, index: int) -> tuple[int, int] | None:
         """(height, width) of a picture as it is stored; None where it has none or is damaged."""
-        with _quiet():
-            return self._source.native_size(index)
+        with quiet():
+            return self._reader.source.native_size(index)
 
     def stored_in_grey(self, index: int) -> bool:
         """Whether a picture is stored without any colour, in one channel."""
-        with _quiet():
-            return self._source.stored_in_grey(index)
+        with quiet():
+            return self._reader.source.stored_in_grey(index)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -187,8 +159,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return {"image": images[0], "label": int(labels[0])}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers report nothing to the main process, and what reports there (a closure, a bar) cannot be pickled.
-        return self.__dict__ | {"_on_bad": None}
+        # Another process maps the file for itself.
+        mapped = self._decoded is not None and self._decoded.place
+        return self.__dict__ | ({"_decoded": mapped} if mapped else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._decoded, Path):
+            # Where the file is gone, pictures are decoded one by one.
+            self._decoded = read_decoded(self._decoded, self._reader.shape)
 
     def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
         """Several pictures at once: one indexing operation where they are cached.
@@ -204,102 +183,18 @@ class ImageDataset(Dataset[dict[str, Any]]):
             UserError: If more than 1 % of all pictures have turned out to be bad (only where they are not cached).
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
-        if self._cache is not None:
-            return self._cache[index], self._labels[index]
-        if any(not -len(self) <= number < len(self) for number in index.tolist()):
+        if ((index < -len(self)) | (index >= len(self))).any():
             raise IndexError(f"pictures {index.tolist()} of {len(self)}")
         index = index % len(self)
-        images = torch.empty(len(index), self.channels, *self.image_size, dtype=torch.uint8)
-        with _quiet(), ThreadPoolExecutor(_THREADS) as pool:
-            for row, loaded in enumerate(pool.map(self._load, index.tolist())):
-                number = int(index[row])
-                while isinstance(loaded, BadImage):
-                    self._report(number, loaded)
-                    self._stop_if_too_many(f"{len(self._bad)} pictures met so far")
-                    number = (number + 1) % len(self)
-                    loaded = self._load(number)
-                pixels, told = loaded
-                images[row] = torch.from_numpy(pixels)
-                self._observed.see(number, told)
-                index[row] = number
+        if self._decoded is None:
+            images, index = self._reader.some(index)
+            return images, self._labels[index]
+        if self._shown is not None:
+            index = self._shown[index]
+        images, damaged = self._decoded.take(index)
+        if damaged:
+            images[damaged], _ = self._reader.some(index[damaged])
         return images, self._labels[index]
-
-    def _load(self, index: int) -> tuple[np.ndarray, frozenset[str]] | BadImage:
-        """Pixels (C, H, W), and what there is to be told of them."""
-        try:
-            pixels, told = self._source.load(index, self.image_size)
-            # What counts is whether there is a colour, since grey pictures are often stored with three channels.
-            grey = bool((pixels == pixels[..., :1]).all())
-            if self.channels == 1:
-                pixels = luminance(pixels)
-            if grey != (self.channels == 1):
-                told |= {GREY if grey else COLOUR}
-            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), told
-        except Exception as error:  # A damaged file can raise nearly anything from a decoder.
-            if memory_ran_out(error):
-                raise
-            return BadImage(self._source.names[index], reason(error), damaged=not unreadable(error))
-
-    def _report(self, index: int, bad: BadImage) -> None:
-        self._observed.see(index)
-        if index not in self._bad:
-            self._bad[index] = bad
-            if self._on_bad is not None:
-                self._on_bad(bad)
-
-    def _stop_if_too_many(self, count: str) -> None:
-        if len(self._bad) > _BAD_SHARE * len(self):
-            first = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.bad[:3])
-            remedy = (
-                "replace or remove the damaged files"
-                if all(bad.damaged for bad in self.bad)
-                else "check that you may read them and that their disk is sound"
-            )
-            raise UserError(
-                f"{count} in {self.path} cannot be decoded, more than 1 % of all {len(self)} ({first}); {remedy}"
-            )
-
-    def _decode_all(self, progress: bool) -> Tensor:
-        total = len(self)
-        check_memory(
-            f"keeping {counted(total, 'picture')} of {self.path}",
-            {"the decoded pictures": total * self.channels * math.prod(self.image_size)},
-            "lower --cache-gib, so that pictures are decoded when they are needed",
-        )
-        cache = torch.empty(total, self.channels, *self.image_size, dtype=torch.uint8)
-        pixels = cache.numpy()
-
-        def decode(start: int) -> list[frozenset[str] | BadImage]:
-            results: list[frozenset[str] | BadImage] = []
-            for index in range(start, min(start + _CHUNK, total)):
-                loaded = self._load(index)
-                if isinstance(loaded, BadImage):
-                    results.append(loaded)
-                else:
-                    pixels[index] = loaded[0]
-                    results.append(loaded[1])
-            return results
-
-        bar = progress_bar(total, "reading pictures", "pictures", progress)
-        pool = ThreadPoolExecutor(_THREADS)
-        seen = 0
-        try:
-            with _quiet(), bar:
-                for results in pool.map(decode, range(0, total, _CHUNK)):
-                    for index, result in enumerate(results, start=seen):
-                        if isinstance(result, BadImage):
-                            self._report(index, result)
-                        else:
-                            self._observed.see(index, result)
-                    seen += len(results)
-                    bar.update(len(results))
-                    self._stop_if_too_many(f"{len(self._bad)} of the first {seen} pictures")
-        finally:
-            pool.shutdown(cancel_futures=True)
-        for index in self._bad:
-            replacement = next(i for i in _following(index, total) if i not in self._bad)
-            cache[index], self._labels[index] = cache[replacement], self._labels[replacement]
-        return cache
 
 
 def open_images(
@@ -312,6 +207,7 @@ def open_images(
     on_bad: Callable[[BadImage], None] | None = None,
     may_enlarge: bool = False,
     num_classes: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> ImageDataset:
     """Open a folder, a zip or a synthetic source as a data set of pictures of one size.
 
@@ -323,11 +219,13 @@ def open_images(
             `synthetic:shapes:500` is the first 500 of them.
         image_size: (height, width) in pixels.
         channels: 3, or 1 for ``luminance``.
-        cache_bytes: The pictures are decoded now and kept in memory if they take no more than this.
+        cache_bytes: The pictures are decoded now and kept in the user's cache folder if they take no more than this. It is
+            also what all data sets together may take there.
         progress: Whether decoding that takes over two seconds shows a bar on stderr.
         on_bad: Called once for every picture that cannot be decoded, when it is met in this process.
         may_enlarge: Whether most pictures may be smaller than the image size.
         num_classes: Classes that the pictures must have; None where it does not matter.
+        say: Takes a line for the user where decoded pictures cannot be kept, or another process has to be waited for.
 
     Returns:
         The data set, in the order of the names.
@@ -344,20 +242,18 @@ def open_images(
     source = open_source(path)
     if not may_enlarge:
         _check_native_sizes(path, source, image_size)
-    cached = len(source.names) * channels * height * width <= cache_bytes
     labelling = find_classes(path, source.names, source.folders)
     if num_classes is not None:
         labelling.check(path, num_classes)
-    return ImageDataset(
-        path, source, labelling, image_size, channels=channels, cached=cached, progress=progress, on_bad=on_bad
-    )
+    reader = Reader(path, source, image_size, channels, progress, on_bad)
+    return ImageDataset(reader, labelling, cache_bytes, say)
 
 
 def _check_native_sizes(path: str, source: Source, image_size: tuple[int, int]) -> None:
     """Refuse an image size that most pictures do not reach, judged by the headers of some of them."""
     height, width = image_size
     step = -(-len(source.names) // _SIZES_LOOKED_AT)
-    with _quiet():
+    with quiet():
         sizes = [(source.native_size(index), source.names[index]) for index in range(0, len(source.names), step)]
     known = [(*size, name) for size, name in sizes if size is not None]
     small = [entry for entry in known if entry[0] < height or entry[1] < width]
@@ -368,15 +264,3 @@ def _check_native_sizes(path: str, source: Source, image_size: tuple[int, int]) 
             f"the image size {height}x{width} ({name} is {h}x{w}, height by width); "
             "use a smaller image size or larger pictures"
         )
-
-
-def _following(index: int, total: int) -> Iterator[int]:
-    return ((index + step) % total for step in range(1, total))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Pillow warns of odd metadata and of very large pictures; what it can decode is good, what it cannot is counted.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 __all__ = ["EXTENSIONS", "LeftOut", "counted", "is_hidden", "kind_of"]
 
@@ -64,7 +63,8 @@ def kind_of(name: str) -> str | None:
     parts = [part for part in name.split("/") if part != "."]
     if any(map(is_hidden, parts)):
         return "hidden"
-    ending = PurePosixPath(parts[-1]).suffix.lower()
+    stem, _, ending = parts[-1].rpartition(".")
+    ending = f".{ending.lower()}" if stem and ending else ""
     return None if ending in EXTENSIONS else ending or "without an ending"
 
 

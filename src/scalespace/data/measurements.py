@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scalespace.data.user_cache import keep, kept_file
+from scalespace.data.user_cache import keep, kept_file, make_room
 
 __all__ = ["measured_once"]
 
@@ -49,7 +49,8 @@ def measured_once(
         data = {name: tensor.contiguous() for name, tensor in found.items()}
         if sum(tensor.nbytes for tensor in data.values()) <= _LARGEST and may_be_kept():
             keep(place, save(data, {"checksum": _checksum(data)}))
-            _make_room(place)
+            if place is not None:
+                make_room(place, _TOTAL)
     return found
 
 
@@ -68,21 +69,6 @@ def _load(place: Path | None) -> dict[str, Tensor] | None:
     with contextlib.suppress(OSError):
         place.touch()
     return found
-
-
-def _make_room(place: Path | None) -> None:
-    """Remove the files that were not used for longest, as far as all together are too large."""
-    if place is None:
-        return
-    # Another process may remove files at the same time.
-    with contextlib.suppress(OSError):
-        states = [(path.stat(), path) for path in place.parent.glob("*.safetensors")]
-        total = sum(state.st_size for state, _ in states)
-        for state, path in sorted(states, key=lambda entry: entry[0].st_mtime_ns):
-            if total <= _TOTAL:
-                break
-            path.unlink(missing_ok=True)
-            total -= state.st_size
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from scalespace.data.images import BadImage, ImageDataset
-from scalespace.data.sources import DECODING_RULE
+from scalespace.data.images import ImageDataset
+from scalespace.data.reader import BadImage
+from scalespace.data.sources.decoding import DECODING_RULE
 from scalespace.reports.progress import progress_bar
 
 __all__ = ["Preparation", "good_pictures"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from scalespace.errors import UserError
 from scalespace.files import write_file
 
-__all__ = ["keep", "kept_file"]
+__all__ = ["keep", "kept_file", "make_room"]
 
 
 def kept_file(kind: str, key: str, ending: str) -> Path | None:
@@ -45,3 +45,21 @@ def keep(place: Path | None, content: bytes) -> None:
 
     with contextlib.suppress(UserError):
         write_file(place, write)
+
+
+def make_room(place: Path, largest: int) -> None:
+    """Remove the files of its kind that were not used for longest, as far as all together are too large.
+
+    Args:
+        place: Path that ``kept_file`` gave. Files beside it with the same ending are of its kind.
+        largest: Bytes that all of them may take.
+    """
+    # Another process may remove files at the same time.
+    with contextlib.suppress(OSError):
+        states = [(path.stat(), path) for path in place.parent.glob(f"*{place.suffix}")]
+        total = sum(state.st_size for state, _ in states)
+        for state, path in sorted(states, key=lambda entry: entry[0].st_mtime_ns):
+            if total <= largest:
+                break
+            path.unlink(missing_ok=True)
+            total -= state.st_size

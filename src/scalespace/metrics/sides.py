@@ -23,7 +23,7 @@ from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.luminance import luminance
 from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
-from scalespace.data.sources import DECODING_RULE
+from scalespace.data.sources.decoding import DECODING_RULE
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, holds_features, read_statistics

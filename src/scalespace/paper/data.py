@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from scalespace.data.prepared_sets import split
-from scalespace.data.sources import open_source
+from scalespace.data.sources.opening import open_source
 from scalespace.errors import UserError
 
 __all__ = ["CELEBA", "IMAGENET", "DataSet", "check_data", "hold_out"]

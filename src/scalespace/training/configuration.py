@@ -202,7 +202,7 @@ class TrainConfig(ModelConfig):
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where losses are sent besides the log file."""
     cache_gib: float = 4.0
-    """Decoded pictures are kept in memory if they need at most this many GiB. Otherwise they are decoded on every use."""
+    """Decoded pictures are kept in the user's cache folder, mapped into memory, if all need at most this many GiB there."""
 
     needs: ClassVar[Needs] = TRAINING
 

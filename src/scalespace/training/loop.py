@@ -93,6 +93,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         cache_bytes=int(config.cache_gib * 2**30),
         progress=progress,
         on_bad=lambda bad: say(f"skipped {bad.name}: {bad.reason}"),
+        say=say,
         num_classes=config.network.num_classes,
     )
     for line in announcement(config, data):

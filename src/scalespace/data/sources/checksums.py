@@ -49,13 +49,10 @@ def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> l
     place = kept_file("checksums", os.path.realpath(root), ".json")
     known = _load(place)
     now = time.time_ns()
-    states = [_state(root / name) for name in names]
-    unknown = [
-        number
-        for number, (name, state) in enumerate(zip(names, states, strict=True))
-        if known.get(name, ["", ""])[0] != _written(state)
-    ]
-    words = [known.get(name, ["", ""])[1] for name in names]
+    states = [_state(f"{root}/{name}") for name in names]
+    before = [known.get(name, ("", "")) for name in names]
+    unknown = [number for number, state in enumerate(states) if before[number][0] != _written(state)]
+    words = [word for _, word in before]
     bar = progress_bar(len(unknown), "reading contents", "files", progress)
 
     def read(start: int) -> None:
@@ -78,10 +75,11 @@ def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> l
     return words
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _state(path: str) -> tuple[int, ...]:
     """What changes with the contents of a file, times first; empty where it is gone."""
     try:
-        found = path.stat()
+        # A Path for each of many files would take longer than looking at them.
+        found = os.stat(path)  # noqa: PTH116
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
