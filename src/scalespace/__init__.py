@@ -8,9 +8,12 @@ itself.
 
 import lazy_loader
 
+from scalespace.pipelines.registration import register_with_diffusers
+
 __version__ = "0.1.0"
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+register_with_diffusers()
 
 
 def __dir__() -> list[str]:

@@ -88,13 +88,19 @@ class Manifest:
         return None
 
 
-def write_manifest(folder: Path, names: Iterable[str] | None = None, facts: Mapping[str, Any] | None = None) -> None:
+def write_manifest(
+    folder: Path,
+    names: Iterable[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    known: Mapping[str, tuple[int, str]] | None = None,
+) -> None:
     """Write the manifest of a folder into it.
 
     Args:
         folder: The folder, with everything else in it.
         names: Paths of the files to put into it; None takes all.
         facts: What else is to be known of the folder; anything that JSON holds.
+        known: Entries of files that an earlier manifest proves and that have not been written since.
 
     Raises:
         OSError: If a file cannot be read, or the manifest cannot be written.
@@ -104,7 +110,7 @@ def write_manifest(folder: Path, names: Iterable[str] | None = None, facts: Mapp
         names = [path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST]
     files = {
         name: {"size": (folder / name).stat().st_size, "sha256": checksum(folder / name)} for name in sorted(names)
-    }
+    } | {name: {"size": size, "sha256": sha256} for name, (size, sha256) in (known or {}).items()}
     text = json.dumps({**(facts or {}), "files": files}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 

@@ -60,7 +60,7 @@ ALWAYS = {
     },
     "sample": {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),
-        *("trajectory", "device", "json", "quiet"),
+        *("trajectory", "variant", "dtype", "device", "json", "quiet"),
     },
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
     "average": {"output", "width", "step"},
@@ -173,6 +173,9 @@ OTHERS = [
     ("evaluate D D --batch-size 3", "--batch-size has no effect where no pictures are drawn"),
     ("evaluate D D --solver ddim", "--solver has no effect where no pictures are drawn"),
     ("evaluate D D --eta 0", "--eta has no effect where no pictures are drawn"),
+    ("evaluate D D --variant fp16", "--variant has no effect where no pictures are drawn"),
+    ("evaluate D D --revision v1", "--revision has no effect where no pictures are drawn"),
+    ("evaluate D D --dtype float16", "--dtype has no effect where no pictures are drawn"),
     ("evaluate D D --spacing linspace", "--spacing has no effect where no pictures are drawn"),
     ("evaluate D D --neighbours 3 --metrics fid,kid", "--neighbours has no effect where prdc is not measured"),
     ("evaluate D D --resize legacy", "--resize has no effect on an extractor that takes pictures as they are"),
@@ -240,6 +243,7 @@ def test_options_that_a_loaded_model_has_no_use_for_are_refused(model: str, tmp_
         ("--bridge isotropic", "on a model of one resolution"),
         ("--class-label 0", "on a model without classes"),
         ("--eta 0.5", "where the solver is not ddim"),
+        ("--revision v1", "on a model in a folder"),
     ):
         _refused(capsys, [*words, *option.split()], f"{option.split()[0]} has no effect {why}")
     assert not (tmp_path / "out").exists()

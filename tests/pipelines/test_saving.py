@@ -43,10 +43,12 @@ class Bomb:
 
 def test_a_folder_is_safetensors_and_json_and_names_this_package(saved):
     files = sorted(path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file())
-    others = ["manifest.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
-    assert files == [*others, WEIGHTS]
+    code = ["pipeline.py", "scheduler/scalespace.py", "unet/scalespace.py"]
+    others = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+    assert files == sorted(["README.md", "manifest.json", *code, *others, WEIGHTS])
+    assert set(json.loads((saved / "manifest.json").read_text())["files"]) == {*code, *others, WEIGHTS}
     index = json.loads((saved / "model_index.json").read_text())
-    assert index["_class_name"] == "ScaleSpacePipeline"
+    assert index["_class_name"] == ["pipeline", "ScaleSpacePipeline"]
     assert index["unet"] == ["scalespace", "FlexiUNet"]
     assert index["scheduler"] == ["scalespace", "ScaleSpaceScheduler"]
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, fields, read, say
+from scalespace.commands.parsing import device_named, dtype_named, fields, on_hub, read, say
 from scalespace.effects import Need, Needs
 from scalespace.files import OutputFile
 from scalespace.launch import launched
-from scalespace.training.configuration import SolverName, SpacingName
+from scalespace.training.configuration import DtypeName, SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -82,7 +82,7 @@ class Arguments:
     """The options of the command."""
 
     generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
-    """Folder or zip of pictures, statistics (.npz), or a model folder (RUN/model) to draw from."""
+    """Folder or zip of pictures, statistics (.npz), or a model (RUN/model, or OWNER/NAME on the Hub) to draw from."""
     reference: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REFERENCE")]
     """The pictures to compare with, in any of the same forms."""
     metrics: str | None = None
@@ -115,6 +115,12 @@ class Arguments:
     """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     spacing: SpacingName | None = None
     """Steps equal in time, or in log-SNR. None takes the model's own."""
+    variant: str | None = None
+    """Name of the weights to take of a model that has several, for example fp16. None takes those without a name."""
+    revision: str | None = None
+    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    dtype: DtypeName = "float32"
+    """Number format of the network of a model. States stay in float32."""
     batch_size: int = 16
     """Number of pictures drawn together."""
     seed: int = 0
@@ -162,6 +168,16 @@ class Arguments:
         "solver": (_MODEL,),
         "eta": (_MODEL,),
         "spacing": (_MODEL,),
+        "variant": (_MODEL,),
+        "revision": (
+            _MODEL,
+            Need(
+                lambda given: on_hub(given.generated) or on_hub(given.reference),
+                "on a model in a folder",
+                "name one on the Hugging Face Hub",
+            ),
+        ),
+        "dtype": (_MODEL,),
         "batch_size": (_MODEL,),
         "seed": (Need(_draws_lots, "where nothing is random", "measure kid or swd"),),
         "save_features": (
@@ -190,7 +206,9 @@ def run(words: list[str]) -> None:
     from scalespace.metrics.statistics import write_statistics
     from scalespace.reports.provenance import provenance
 
-    sampling = Sampling(**fields(Sampling, given) | {"device": device_named(given.device)})
+    sampling = Sampling(
+        **fields(Sampling, given) | {"device": device_named(given.device), "dtype": dtype_named(given.dtype)}
+    )
     shared = {name: value for name, value in vars(given).items() if name in Options.__dataclass_fields__}
     options = Options(**shared | {"metrics": _named(given.metrics), "sampling": sampling})
     found = evaluate(given.generated, given.reference, options, not given.quiet)

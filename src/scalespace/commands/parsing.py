@@ -23,10 +23,23 @@ from scalespace.effects import check_effects
 from scalespace.errors import UserError, printable
 from scalespace.files import Output
 from scalespace.processes import join
+from scalespace.reading import path_of
 from scalespace.training.configuration import ModelConfig, preset
 from scalespace.values import check_values
 
-__all__ = ["Preset", "device_named", "drawing", "fields", "part", "read", "read_with_preset", "say", "tell"]
+__all__ = [
+    "Preset",
+    "device_named",
+    "drawing",
+    "dtype_named",
+    "fields",
+    "on_hub",
+    "part",
+    "read",
+    "read_with_preset",
+    "say",
+    "tell",
+]
 
 _COMPLETIONS, _SHELLS = ("--tyro-print-completion", "--tyro-write-completion"), ("bash", "zsh", "tcsh", "fish")
 """Options of the parser itself, before all others, which does not check the name of the shell after them."""
@@ -138,6 +151,20 @@ def device_named(name: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{name}" cannot be used with this torch on this machine; use cpu or auto') from error
     return device
+
+
+def dtype_named(name: str) -> Any:
+    """The torch dtype of that name."""
+    import torch
+
+    return getattr(torch, name)
+
+
+def on_hub(name: Path | str | None) -> bool:
+    """Whether a model that a user names is taken to be on the Hugging Face Hub."""
+    from scalespace.pipelines.hub import is_hub_name
+
+    return name is not None and is_hub_name(str(path_of(str(name))))
 
 
 @contextmanager

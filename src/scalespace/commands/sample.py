@@ -11,14 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, read, say
+from scalespace.commands.parsing import device_named, dtype_named, on_hub, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
 from scalespace.processes import join
 from scalespace.reading import path_of
-from scalespace.training.configuration import SolverName, SpacingName
+from scalespace.training.configuration import DtypeName, SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -28,7 +28,7 @@ class Arguments:
     """The options of the command."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Folder of a model or of a training run. Of a run that is not finished, the newest checkpoint's averages are taken."""
+    """Folder of a model or run (if not finished, its newest checkpoint's averages), or OWNER/NAME on the Hugging Face Hub."""
     output: OutputFolder
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16
@@ -53,6 +53,12 @@ class Arguments:
     """Class of all pictures, by name or by number; a word that is both is the name. With None, classes come in turn."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
+    variant: str | None = None
+    """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
+    revision: str | None = None
+    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    dtype: DtypeName = "float32"
+    """Number format of the networks. States stay in float32."""
     device: str = "auto"
     """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False
@@ -61,6 +67,13 @@ class Arguments:
     """Show no progress bars."""
 
     needs: ClassVar[Needs] = {
+        "revision": (
+            Need(
+                lambda given: on_hub(given.model) or on_hub(given.upsample),
+                "on a model in a folder",
+                "name one on the Hugging Face Hub",
+            ),
+        ),
         "eta": (
             Need(
                 lambda given: "ddim" in (given.solver or model.scheduler.config.solver for model in given.models),
@@ -92,8 +105,12 @@ class Arguments:
         def note(line: str) -> None:
             say(line, error=self.json)
 
-        paths = (path for path in (self.model, self.upsample) if path is not None)
-        return tuple(open_model(path_of(path), note, not self.quiet) for path in paths)
+        loading = {"variant": self.variant, "dtype": dtype_named(self.dtype)}
+        paths = (path_of(path) for path in (self.model, self.upsample) if path is not None)
+        return tuple(
+            open_model(path, note, not self.quiet, revision=self.revision if on_hub(path) else None, **loading)
+            for path in paths
+        )
 
 
 def run(words: list[str]) -> None:

@@ -42,6 +42,9 @@ class Sampling:
         eta: Only used with DDIM: from 0, deterministic, to 1, ancestral.
         spacing: Spacing of the steps, the timestep_spacing of ``ScaleSpaceScheduler``.
         device: Device to draw on.
+        variant: Weights to take of a model, as in ``load_pipeline``; so the next two.
+        revision: Branch, tag or commit of a model on the Hub.
+        dtype: Number format of the network.
     """
 
     num_images: int = 1000
@@ -52,6 +55,9 @@ class Sampling:
     eta: float | None = None
     spacing: str | None = None
     device: torch.device | str = "cpu"
+    variant: str | None = None
+    revision: str | None = None
+    dtype: torch.dtype = torch.float32
 
 
 def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Tensor:

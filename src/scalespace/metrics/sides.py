@@ -27,6 +27,7 @@ from scalespace.data.sources.decoding import DECODING_RULE
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, holds_features, read_statistics
+from scalespace.pipelines.hub import is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.reading import path_of
 from scalespace.training.models import is_model, open_model
@@ -126,7 +127,7 @@ def open_sides(
         UserError: If a side is nothing of these, is damaged, or holds fewer than two pictures, if most pictures of one are
             smaller than the image size, or if no side has a size.
     """
-    found = (_find(generated), _find(reference))
+    found = (_find(generated, sampling, progress), _find(reference, sampling, progress))
     size = _size_of_both(found, image_size)
     # Drawing takes long, so what can be wrong with the other side is seen before.
     channels = 1 if _is_stored_in_grey(found[0]) else 3
@@ -148,7 +149,7 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
     Raises:
         UserError: If the side cannot be opened.
     """
-    found = _find(path)
+    found = _find(path, sampling, progress)
     return _open(found, sampling, _size_of_both((found, found), image_size), 3, False, progress)
 
 
@@ -185,7 +186,7 @@ class _Found:
         return self.path.startswith("synthetic:")
 
 
-def _find(path: str) -> _Found:
+def _find(path: str, sampling: Sampling, progress: bool) -> _Found:
     place = path_of(path)
     if _is_statistics(place):
         statistics = read_statistics(place)
@@ -196,7 +197,17 @@ def _find(path: str) -> _Found:
                 f'("{made.rule}" and not "{DECODING_RULE}"); make them again'
             )
         return _Found(path, statistics)
-    return _Found(path, pipeline=open_model(place, _note) if is_model(place) else None)
+    if not is_model(place):
+        return _Found(path)
+    pipeline = open_model(
+        place,
+        _note,
+        progress,
+        variant=sampling.variant,
+        revision=sampling.revision if is_hub_name(str(place)) else None,
+        dtype=sampling.dtype,
+    )
+    return _Found(path, pipeline=pipeline)
 
 
 def _note(line: str) -> None:

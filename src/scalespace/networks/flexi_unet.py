@@ -376,7 +376,3 @@ def _checked_sizes(sizes: Sequence[Sequence[int]]) -> tuple[Size, ...]:
                 f"sizes {pairs} do not decrease from {larger} to {smaller}; give the largest first, each once"
             )
     return pairs
-
-
-# diffusers records a class's module in model_index.json and looks in it for the base classes too; the package has both.
-FlexiUNet.__module__ = "scalespace"

@@ -5,27 +5,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
-from scalespace.manifest import write_manifest
 from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.pipelines.registration import PACKAGE
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.pipelines.writing import SavedPipeline
 
 __all__ = ["ScaleSpacePipeline", "check_picture_channels"]
 
 StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
 
 
-class ScaleSpacePipeline(DiffusionPipeline):
+_FEW_STEPS = 50
+_PARTS = {"unet": FlexiUNet, "scheduler": ScaleSpaceScheduler}
+
+
+class ScaleSpacePipeline(SavedPipeline):
     """Generation, unconditional, of classes, or, as the second model of a cascade, from small pictures.
 
     Args:
@@ -49,22 +52,6 @@ class ScaleSpacePipeline(DiffusionPipeline):
         self, unet: FlexiUNet, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
     ) -> None:
         super().__init__()
-        for part, expected in ((unet, FlexiUNet), (scheduler, ScaleSpaceScheduler)):
-            if not isinstance(part, expected):
-                raise TypeError(
-                    f"{type(part).__name__} was given where {expected.__name__} is needed; build or load that"
-                )
-        unknown = [size for size in scheduler.sizes if size not in unet.sizes]
-        if unknown:
-            raise ValueError(
-                f"the scheduler has states of height and width {unknown[0]} and the network knows {unet.sizes}; "
-                "take both from one model"
-            )
-        channels = unet.config["in_channels"], unet.config["out_channels"]
-        if channels[0] != channels[1]:
-            raise ValueError(
-                f"the network turns {channels[0]} channels into {channels[1]}; states and predictions need the same number"
-            )
         # They are saved in this order, and a scheduler that cannot be saved is refused before weights are written.
         self.register_modules(scheduler=scheduler, unet=unet)
         # Numbers as keys come back from JSON as words.
@@ -80,22 +67,50 @@ class ScaleSpacePipeline(DiffusionPipeline):
             )
         self.register_to_config(id2label=names)
 
-    def save_pretrained(
-        self, save_directory: str | Path, *args: Any, facts: Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
-        """Save as diffusers does, with a manifest of the files, by which ``load_pipeline`` finds out what happened to them.
+    def __setattr__(self, name: str, value: Any) -> None:
+        expected = _PARTS.get(name)
+        if expected is not None:
+            # A compiled network holds the one that was compiled.
+            part = getattr(value, "_orig_mod", value)
+            if not isinstance(part, expected):
+                raise TypeError(
+                    f"{type(part).__name__} was given where {expected.__name__} is needed; build or load that"
+                )
+            parts = {"unet": self.__dict__.get("unet"), "scheduler": self.__dict__.get("scheduler")} | {name: value}
+            _check_fit(**parts)
+        super().__setattr__(name, value)
+        if expected is not None:
+            # The package has all classes of saved models, wherever in it they are written.
+            self.register_to_config(**{name: (PACKAGE, expected.__name__)})
 
-        Args:
-            save_directory: Folder; it is made if absent.
-            *args: Further arguments of diffusers' ``save_pretrained``.
-            facts: What else the manifest tells of the model; anything that JSON holds.
-            **options: Its options.
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their numbers."""
+        return sorted(self.labels, key=self.labels.__getitem__)
+
+    @property
+    def default_steps(self) -> int:
+        """Number of steps that a call takes if it is not told otherwise, which fits the solver.
+
+        The ancestral solver is made for all timesteps; the others need few (docs/results/quality.md has figures).
         """
-        super().save_pretrained(save_directory, *args, **options)
-        folder = Path(save_directory)
-        files = (file for part in ("unet", "scheduler") for file in (folder / part).iterdir() if file.is_file())
-        names = ["model_index.json", *(file.relative_to(folder).as_posix() for file in files)]
-        write_manifest(folder, names, facts)
+        timesteps = self.scheduler.process.timesteps
+        return timesteps if self.scheduler.config["solver"] == "ancestral" else min(_FEW_STEPS, timesteps)
+
+    def describe(self) -> dict[str, Any]:
+        """What the model is, by name, for its card."""
+        scheduler, classes = self.scheduler, self.unet.num_classes
+        size = " ".join("{}x{}".format(*side) for side in scheduler.sizes)
+        return {
+            "resolutions (height x width)": size,
+            "first low-resolution timesteps": " ".join(map(str, scheduler.process.degradation.change_points)) or "none",
+            "timesteps": scheduler.process.timesteps,
+            "channels": self.unet.config["in_channels"],
+            "parameters": f"{sum(parameter.numel() for parameter in self.unet.parameters()):,}",
+            "prediction": scheduler.config["prediction_type"],
+            "solver": scheduler.config["solver"],
+            **({} if classes is None else {"classes": classes}),
+        }
 
     def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
         """Numbers of classes by their names, for ``class_labels``.
@@ -204,6 +219,21 @@ class ScaleSpacePipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
+def _check_fit(unet: FlexiUNet | None, scheduler: ScaleSpaceScheduler | None) -> None:
+    if unet is None:
+        return
+    channels = unet.config["in_channels"], unet.config["out_channels"]
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"the network turns {channels[0]} channels into {channels[1]}; states and predictions need the same number"
+        )
+    if unknown := [size for size in (scheduler.sizes if scheduler else ()) if size not in unet.sizes]:
+        raise ValueError(
+            f"the scheduler has states of height and width {unknown[0]} and the network knows {unet.sizes}; "
+            "take both from one model"
+        )
+
+
 def check_picture_channels(channels: int) -> None:
     """Refuse to make a picture of what no picture has.
 
@@ -225,9 +255,3 @@ def _instead(name: str, names: list[str]) -> str:
     if not near:
         return f"the model has {listed(names)}"
     return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
-
-
-# diffusers records this module in model_index.json and looks there for the base classes too.
-ScaleSpacePipeline.__module__ = "scalespace"
-# DiffusionPipeline.from_pretrained looks among diffusers' own names for the class that a folder asks for.
-setattr(diffusers, ScaleSpacePipeline.__name__, ScaleSpacePipeline)

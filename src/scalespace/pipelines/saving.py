@@ -1,95 +1,118 @@
 """Loading a saved pipeline from a folder, safely: safetensors and JSON only, and every fault said in one sentence.
 
 A model is saved with a manifest. Weights that differ from it are refused: nobody edits them by hand, so they are damaged or of
-another model. A configuration that differs is only said, since people do edit those. A folder without a manifest, as others
-release them, is loaded like before.
+another model. A configuration that differs is only said, since people do edit those; so is code, which is never run here. A
+folder without a manifest, as others release them, is loaded like before.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, Manifest, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
 from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.pipelines.hub import fetched, is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.registration import CODE_FILE, PACKAGE, PIPELINE
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.reading import check_readable, read_json, reading
+from scalespace.pipelines.weights import PICKLES, VARIANT, WeightFiles
+from scalespace.reading import read_json
 from scalespace.values import misfit
 
-__all__ = ["WEIGHTS", "load_pipeline"]
+__all__ = ["load_pipeline", "proof_of_weights"]
 
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-"""File of the weights in the folder of a model."""
-_FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json")
+_INDEX = "model_index.json"
+_FILES = (_INDEX, "scheduler/scheduler_config.json", "unet/config.json")
+_CODE = (f"{CODE_FILE}.py", f"scheduler/{PACKAGE}.py", f"unet/{PACKAGE}.py")
 _REMEDY = "train or download the model again"
-_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has put in the place of a large one
 _SETTINGS = {
     "unet/config.json": (FlexiUNet, ("sizes", "base_channels", "channel_multipliers")),
     "scheduler/scheduler_config.json": (ScaleSpaceScheduler, ("sizes", "change_points", "num_train_timesteps")),
 }
 """What reads a configuration, and the settings without which it would be another model's."""
-_PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth"})
 
 
-def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
-    """Load a model from a folder in diffusers' layout.
+def load_pipeline(
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = True,
+) -> ScaleSpacePipeline:
+    """Load a model in diffusers' layout from a folder or from the Hugging Face Hub.
 
     Args:
-        path: Folder with model_index.json, unet/ and scheduler/.
+        path: Folder with model_index.json, unet/ and scheduler/. OWNER/NAME, if no folder here, is a model on the Hub.
+        variant: Name of the weights to take where there are several, for example "fp16". None takes those without a name.
+        revision: Branch, tag or commit on the Hub. None takes the main branch.
+        dtype: Number format of the network. States stay in float32.
+        progress: Whether downloads and reading that takes over two seconds show bars on stderr.
 
     Raises:
         UserError: If the folder or a file is missing or damaged, holds another pipeline, has weights that are not finite or
-            not those of its manifest, or is a pickle, which is never opened since loading one runs whatever code it contains.
+            not those of its manifest, or is a pickle, which is never opened since loading one runs whatever code it contains;
+            or if the Hub has no such model, or cannot be reached.
     """
     folder = Path(path)
-    if folder.suffix in _PICKLES:
+    if variant is not None and VARIANT.fullmatch(variant) is None:
+        raise UserError(f'variant "{variant}" is no name of weights; give letters and digits, for example fp16')
+    if folder.suffix in PICKLES:
         raise UserError(
             f"{folder} is a pickle, which can run any code when it is loaded, and is refused; "
             "give the folder of a model saved as safetensors"
         )
+    if is_hub_name(str(path)):
+        folder = fetched(str(path), revision, variant, progress)
+    elif revision is not None:
+        raise UserError(f"revision {revision} was asked of {folder}, and only a model on the Hub has any; leave it out")
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise UserError(f"model {folder} {found}; give the model folder that training wrote (RUN/model)")
-    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
+    if not (folder / _INDEX).exists() and (folder / "model" / _INDEX).exists():
         raise UserError(f"{folder} is the folder of a training run; the model in it is {folder / 'model'}")
     parts = {name: _read_json(folder, name) for name in _FILES}
-    pipeline_class = parts["model_index.json"].get("_class_name")
-    if pipeline_class != "ScaleSpacePipeline":
-        raise UserError(f"{folder} holds a {pipeline_class}, not a ScaleSpacePipeline; give one that scalespace saved")
-    for part, expected in (("unet", "FlexiUNet"), ("scheduler", "ScaleSpaceScheduler")):
-        found = parts["model_index.json"].get(part)
-        if found != ["scalespace", expected]:
-            raise UserError(
-                f"{folder / 'model_index.json'} names {found} as the {part}, not {expected} of scalespace; "
-                "give a model that scalespace saved"
-            )
+    _check_parts(folder, parts[_INDEX])
     for name, (kind, needed) in _SETTINGS.items():
         if (fault := misfit(parts[name], kind.__init__, needed)) is not None:
             raise UserError(f"{folder / name} is damaged ({fault}); {_REMEDY}")
-    stored = _stored_shapes(folder)
+        if unknown := sorted(name for name in parts[name].keys() - kind._get_init_keys(kind) if name[:1] != "_"):
+            raise UserError(
+                f"{folder / name} has the setting {unknown[0]}, which this version of scalespace does not know; update "
+                "scalespace, or take the setting out"
+            )
+    weights = WeightFiles.find(folder, variant, _REMEDY)
     manifest = read_manifest(folder, "restore it, or delete it to load the model without this proof")
-    edited = [name for name in _FILES if manifest is not None and manifest.change(folder, [name]) is not None]
+    edited = _edited(folder, manifest, _FILES)
+    tensors: dict[str, torch.Tensor] = {}
     try:
         with torch.device("meta"):
             network: Any = FlexiUNet.from_config(parts["unet/config.json"])
-        _check_shapes(folder, stored, {name: tuple(value.shape) for name, value in network.state_dict().items()})
+        _check_shapes(folder, weights, {name: tuple(value.shape) for name, value in network.state_dict().items()})
         if manifest is not None:
-            _check_weights(folder, manifest)
-        needed = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+            _check_weights(folder, manifest, weights, progress)
+        needed = sum(parameter.numel() * dtype.itemsize for parameter in network.parameters())
         check_memory(f"model {folder}", {"its weights": needed}, "use a machine with more memory")
-        # Part by part, since diffusers would show a bar for it.
-        unet: Any = FlexiUNet.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        # Not by diffusers, which shows bars of its own.
+        for name in weights.files:
+            if not name.endswith(".json"):
+                tensors |= {tensor: value.to(dtype) for tensor, value in load_file(folder / name).items()}
+        network.load_state_dict(tensors, assign=True)
+        unet = network.eval()
         _check_finite(folder, unet)
         scheduler: Any = ScaleSpaceScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        pipeline = ScaleSpacePipeline(unet, scheduler, parts["model_index.json"].get("id2label"))
+        pipeline = ScaleSpacePipeline(unet, scheduler, parts[_INDEX].get("id2label"))
+        # As diffusers does; there is the card that goes with the model when it is saved.
+        pipeline.register_to_config(_name_or_path=str(folder))
     except UserError:
         raise
     except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -97,10 +120,44 @@ def load_pipeline(path: str | Path) -> ScaleSpacePipeline:
             raise
         remedy = f"{edited[0]} has been changed since it was saved, so restore it" if edited else _REMEDY
         raise UserError(f"model {folder} cannot be loaded ({cause(error)}); {remedy}") from error
+    changed = "has been changed since the model was saved"
     for name in edited:
         # On stderr, since what a command prints may be for a program.
-        tqdm.write(f"{folder / name} has been changed since the model was saved, and is used as it is", sys.stderr)
+        tqdm.write(f"{folder / name} {changed}, and is used as it is", sys.stderr)
+    for name in _edited(folder, manifest, _CODE):
+        tqdm.write(
+            f"{folder / name} {changed}; it was not run here, and trust_remote_code=True would run it", sys.stderr
+        )
     return pipeline
+
+
+def proof_of_weights(pipeline: ScaleSpacePipeline, variant: str | None = None) -> Path:
+    """The file whose checksum tells the weights of a loaded model from others: theirs or, of several, the manifest."""
+    folder = Path(str(pipeline.config["_name_or_path"]))
+    files = WeightFiles.find(folder, variant, _REMEDY).files
+    return folder / (files[0] if len(files) == 1 or not (folder / MANIFEST).exists() else MANIFEST)
+
+
+def _check_parts(folder: Path, index: dict[str, Any]) -> None:
+    # Models of earlier versions have the name alone.
+    found = index.get("_class_name")
+    if found not in (PIPELINE, [CODE_FILE, PIPELINE]):
+        found = found[-1] if isinstance(found, list) and found else found
+        raise UserError(f"{folder} holds a {found}, not a {PIPELINE}; give one that scalespace saved")
+    for part, expected in (("unet", "FlexiUNet"), ("scheduler", "ScaleSpaceScheduler")):
+        found = index.get(part)
+        if found != [PACKAGE, expected]:
+            raise UserError(
+                f"{folder / _INDEX} names {found} as the {part}, not {expected} of scalespace; "
+                "give a model that scalespace saved"
+            )
+
+
+def _edited(folder: Path, manifest: Manifest | None, names: Iterable[str]) -> list[str]:
+    """Which of these files are not those of the manifest; None of them has to be in it or in the folder."""
+    if manifest is None:
+        return []
+    return [name for name in names if (folder / name).exists() and manifest.change(folder, [name]) is not None]
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -109,36 +166,19 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name, _REMEDY)
 
 
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    file = folder / WEIGHTS
-    if not file.exists():
-        pickles = sorted(f.name for f in file.parent.iterdir() if f.suffix in _PICKLES) if file.parent.is_dir() else []
-        if pickles:
-            raise UserError(
-                f"{file.parent} holds its weights as a pickle ({pickles[0]}), which can run any code when it is loaded, and "
-                "is refused; save the model as safetensors"
-            )
-        raise UserError(f"model {folder} lacks {WEIGHTS}; train or download it again")
-    check_readable(file)
-    with file.open("rb") as content:
-        if content.read(len(_POINTER)) == _POINTER:
-            raise UserError(f"{file} is a pointer of Git LFS to the weights; run git lfs pull in its repository")
-    with reading(file, _REMEDY, SafetensorError), safe_open(file, framework="pt") as weights:
-        return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-
-
-def _check_shapes(folder: Path, stored: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]]) -> None:
+def _check_shapes(folder: Path, weights: WeightFiles, needed: dict[str, tuple[int, ...]]) -> None:
     # diffusers would draw at random what is missing, and say so only in a warning.
+    stored = weights.shapes
     for name in sorted(stored.keys() | needed.keys()):
         if stored.get(name) != needed.get(name):
             raise UserError(
-                f"{folder / WEIGHTS} does not belong to unet/config.json: {name} has shape {stored.get(name)} in the file "
-                f"and {needed.get(name)} in the network; put the two files of one model together"
+                f"{folder / weights.files[0]} does not belong to unet/config.json: {name} has shape {stored.get(name)} in the "
+                f"file and {needed.get(name)} in the network; put the two files of one model together"
             )
 
 
-def _check_weights(folder: Path, manifest: Manifest) -> None:
-    if (change := manifest.change(folder, [WEIGHTS], progress=True)) is not None:
+def _check_weights(folder: Path, manifest: Manifest, weights: WeightFiles, progress: bool) -> None:
+    if (change := manifest.change(folder, weights.files, progress)) is not None:
         raise UserError(
             f"the weights of {folder} are not those that were saved ({change}); restore them, or delete "
             f"{folder / MANIFEST} if you have changed them yourself"

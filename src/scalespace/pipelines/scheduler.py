@@ -360,7 +360,3 @@ def _named(name: str, choices: dict[str, Any], option: str) -> Any:
     if name not in choices:
         raise ValueError(f'{option} "{name}" is unknown; use one of {", ".join(choices)}')
     return choices[name]
-
-
-# diffusers records this module in model_index.json and looks there for SchedulerMixin.
-ScaleSpaceScheduler.__module__ = "scalespace"

@@ -14,6 +14,7 @@ from scalespace.values import check_values
 
 __all__ = [
     "PRESETS",
+    "DtypeName",
     "ModelConfig",
     "NetworkConfig",
     "ProcessConfig",
@@ -27,6 +28,7 @@ __all__ = [
 # The scheduler's own names; the commands that draw pictures offer the same.
 SolverName = Literal["ancestral", "ddim", "multistep", "corrected"]
 SpacingName = Literal["linspace", "log_snr"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

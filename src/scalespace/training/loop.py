@@ -121,7 +121,9 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         _take_steps(run, trainer, data, first, stopping, report, progress)
         processes.first(
             lambda: write_directory(
-                run.model_path, lambda path: trainer.save_pipeline(path, data.classes, **run.origin), durable=True
+                run.model_path,
+                lambda path: trainer.save_pipeline(path, data.classes, report.made(), **run.origin),
+                durable=True,
             )
         )
     for tracker in accelerator.trackers:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
+from scalespace.pipelines.hub import is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.saving import WEIGHTS, load_pipeline
+from scalespace.pipelines.saving import load_pipeline, proof_of_weights
 from scalespace.reading import read_json, reading
 from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
@@ -28,27 +29,51 @@ __all__ = ["averaged_model", "is_model", "open_model", "opened"]
 _INDEX = "model_index.json"  # of a model
 
 
-def open_model(path: Path, say: Callable[[str], None], progress: bool = True) -> ScaleSpacePipeline:
+def open_model(
+    path: Path,
+    say: Callable[[str], None],
+    progress: bool = True,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ScaleSpacePipeline:
     """Load a model from its folder, or from that of a run: the finished model, or else the newest checkpoint's averages.
 
     Args:
-        path: Folder of a model or of a run.
+        path: Folder of a model or of a run, or OWNER/NAME of a model on the Hugging Face Hub.
         say: Takes a line for the user that says which model of a run it is.
         progress: Whether reading that takes over two seconds shows a bar on stderr.
+        variant: Weights to take, as in ``load_pipeline``. The checkpoints of a run have none.
+        revision: Of a model on the Hub.
+        dtype: Number format of the network.
 
     Raises:
         UserError: If there is none, or it cannot be read.
     """
-    return opened(path, say, progress)[0]
+    return opened(path, say, progress, variant=variant, revision=revision, dtype=dtype)[0]
 
 
-def opened(path: Path, say: Callable[[str], None], progress: bool) -> tuple[ScaleSpacePipeline, Path]:
-    """What ``open_model`` gives, and the file that has the weights; arguments and errors are the same."""
-    if not _is_run(path):
-        return load_pipeline(path), path / WEIGHTS
-    if (path / MODEL / _INDEX).exists():
-        say(f"{path / MODEL}: the model of a finished run")
-        return load_pipeline(path / MODEL), path / MODEL / WEIGHTS
+def opened(
+    path: Path,
+    say: Callable[[str], None],
+    progress: bool,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[ScaleSpacePipeline, Path]:
+    """What ``open_model`` gives, and the file whose checksum tells its weights; arguments and errors are the same."""
+    finished = path / MODEL
+    if not _is_run(path) or (finished / _INDEX).exists():
+        if _is_run(path):
+            say(f"{finished}: the model of a finished run")
+            path = finished
+        pipeline = load_pipeline(path, variant=variant, revision=revision, dtype=dtype, progress=progress)
+        return pipeline, proof_of_weights(pipeline, variant)
+    for name, value in (("variant", variant), ("revision", revision)):
+        if value is not None:
+            raise UserError(f"run {path} is not finished, and its checkpoints have no {name} {value}; leave it out")
     # Whether it is of this run is not asked, since it is only read.
     newest = Checkpoints(path / CHECKPOINTS, 1, say).newest_whole(lambda _: None, progress)
     if newest is None:
@@ -57,13 +82,13 @@ def opened(path: Path, say: Callable[[str], None], progress: bool) -> tuple[Scal
     with reading(file, "restore it from a copy", SafetensorError):
         weights = load_file(file)
     say(f"{newest.path}: the averaged weights at step {newest.step:,} of a run that is not finished")
-    return _pipeline(path, weights), file
+    return _pipeline(path, {name: value.to(dtype) for name, value in weights.items()}), file
 
 
 def is_model(path: Path) -> bool:
     """Whether ``open_model`` takes this to be a model or a run, and not a folder of pictures."""
     models = (path / _INDEX, path / MODEL / _INDEX)
-    return _is_run(path) or any(model.is_file() for model in models)
+    return _is_run(path) or any(model.is_file() for model in models) or is_hub_name(str(path))
 
 
 def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[ScaleSpacePipeline, int, int]:

@@ -15,6 +15,7 @@ import torch
 
 from scalespace import __version__
 from scalespace.errors import UserError
+from scalespace.pipelines.card import Made
 from scalespace.reports.machine import device_name
 from scalespace.reports.run_page import RunPage, write_page
 from scalespace.training.run_directory import RunDirectory
@@ -42,6 +43,7 @@ class RunReport:
         self, run: RunDirectory, trainer: Trainer, data: Sequence[str], first: int, say: Callable[[str], None]
     ):
         self.run, self.first, self._say = run, first, say
+        self._trainer, self._found = trainer, data
         self._max_steps = trainer.config.max_steps
         self._tables = {
             "Run": _run(trainer),
@@ -81,6 +83,26 @@ class RunReport:
             self._say(str(error))
         spent = time.monotonic() - now
         self._next = time.monotonic() + max(_EVERY, spent / _SHARE)
+
+    def made(self) -> Made:
+        """What the card of the model says of how it was made. Names of folders and machines stay here."""
+        trainer, config = self._trainer, self._trainer.config
+        source = config.data if config.data.startswith("synthetic:") else Path(config.data).name
+        told = {
+            "steps": f"{config.max_steps:,}",
+            "pictures seen": f"{trainer.pictures:,}",
+            "batch size": config.batch_size,
+            "learning rate": f"{config.learning_rate:g} ({config.learning_rate_schedule})",
+            "seed": config.seed,
+            "precision": config.mixed_precision,
+            "device": device_name(trainer.accelerator.device),
+            "processes": trainer.processes.count,
+            "software": self._tables["Run"]["versions"],
+        }
+        drawn = ", pictures that scalespace draws itself" if source.startswith("synthetic:") else ""
+        grids = self._grids()
+        data = [f"{source}{drawn}: {'; '.join(self._found)}.", "", "Its licence is not known to scalespace."]
+        return Made(data=data[:1] if drawn else data, compute=told, grid=grids[-1] if grids else None)
 
     def _grids(self) -> list[Path]:
         return sorted(path for path in (self.run.path / "samples").glob("step-*.png") if path.stem[5:].isdecimal())

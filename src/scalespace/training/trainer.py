@@ -42,6 +42,7 @@ from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
+from scalespace.pipelines.card import Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
@@ -324,11 +325,14 @@ class Trainer:
     def _names(self) -> list[str]:
         return [name for name, _ in self._saved.named_parameters()]
 
-    def save_pipeline(self, path: Path, class_names: Sequence[str] = (), **facts: Any) -> None:
-        """Write the pipeline with the averaged weights, the names of its classes, if any, and facts for its manifest."""
+    def save_pipeline(
+        self, path: Path, class_names: Sequence[str] = (), made: Made | None = None, **facts: Any
+    ) -> None:
+        """Write the pipeline with the averaged weights, names of classes, facts for its manifest, and what its card says."""
         named = self.config.network.num_classes is not None and len(class_names) > 0
         with self.averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler, dict(enumerate(class_names)) if named else None)
+            pipeline.made = made or Made()
             pipeline.save_pretrained(path, facts=facts)
 
     @contextmanager
