@@ -35,7 +35,7 @@ from scalespace.data.left_out import counted
 from scalespace.data.reader import Reader
 from scalespace.data.sources.decoding import decoder
 from scalespace.data.user_cache import kept_file, make_room
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import make_directory, write_file
 from scalespace.memory import check_memory
 
@@ -157,14 +157,15 @@ def _recalled(place: Path, reader: Reader) -> DecodedPictures | None:
 
 def _keep(place: Path, reader: Reader, content: str, largest: int) -> DecodedPictures | str:
     """Decode pictures into a file; the reason as a sentence where they cannot be kept."""
-    refused: list[UserError] = []
+    refused: UserError | None = None
 
     def write(path: Path) -> None:
+        nonlocal refused
         try:
             with path.open("r+b") as file:
                 _write(file, reader)
         except UserError as error:
-            refused.append(error)
+            refused = error
             raise
         unread = next((bad for bad in reader.bad if not bad.damaged), None)
         if unread is not None:
@@ -176,9 +177,9 @@ def _keep(place: Path, reader: Reader, content: str, largest: int) -> DecodedPic
         make_room(place, largest - math.prod(reader.shape))
         write_file(place, write)
     except _Unkept as why:
-        return str(why)
+        return cause(why)
     except UserError as error:
-        if error in refused:
+        if refused is not None:
             raise
         return str(error)
     return read_decoded(place, reader.shape) or f"{place} cannot be read again; check its disk"
