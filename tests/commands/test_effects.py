@@ -45,6 +45,7 @@ ALWAYS = {
             "learning_rate_schedule",
             "average_every",
             "init_from",
+            "allow_change",
             "warmup_steps",
             "cooldown_steps",
             "weight_decay",
@@ -56,7 +57,7 @@ ALWAYS = {
         ),
         *("mixed_precision", "gradient_checkpointing", "log_every", "sample_every", "checkpoint_every"),
         *("checkpoint_minutes", "max_hours"),
-        *("keep_checkpoints", "tracker", "cache_gib"),
+        *("keep_checkpoints", "keep_every", "tracker", "cache_gib"),
     },
     "sample": {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),

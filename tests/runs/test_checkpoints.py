@@ -182,3 +182,10 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_stop_the_run(kept, mo
         f"cannot delete the old checkpoint {kept[5]} (Device or resource busy); it is no longer needed"
     )
     assert kept[20].is_dir()
+
+
+def test_multiples_of_a_number_of_steps_are_never_deleted(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2, lambda line: None, keep_every=10)
+    for step in (5, 10, 15, 20, 25, 30, 33, 35, 40, 41):
+        checkpoints.save(step, _write(str(step)), RUN)
+    assert [int(path.name[5:]) for path in sorted(tmp_path.iterdir())] == [10, 20, 30, 40, 41]

@@ -62,6 +62,22 @@ def test_a_run_that_is_not_finished_gives_its_newest_averages(finished, unfinish
     assert pipeline.labels == whole.labels
 
 
+def test_any_checkpoint_gives_its_averages(unfinished, tmp_path, capsys):
+    folder = unfinished / "checkpoints" / "step-00000003"
+    pipeline = open_model(folder, lambda line: None)
+    averages = load_file(folder / "ema.safetensors")
+    assert all(torch.equal(value, pipeline.unet.state_dict()[name]) for name, value in averages.items())
+    assert pipeline.labels == {"cat": 0, "dog": 1}
+    # It needs no run around it, but a manifest that proves it whole.
+    shutil.copytree(folder, tmp_path / "alone")
+    main(_sample(tmp_path / "alone", tmp_path / "out"))
+    file = tmp_path / "alone" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "alone is damaged (ema.safetensors has" in cli_error(capsys, _sample(tmp_path / "alone", tmp_path / "more"))
+    (tmp_path / "alone" / "manifest.json").unlink()
+    assert "has no manifest.json that tells which" in cli_error(capsys, _sample(tmp_path / "alone", tmp_path / "more"))
+
+
 def test_a_run_from_before_an_option_existed_gives_the_network_of_then(tmp_path):
     run = train(small_config(tmp_path, network={"min_channels_per_group": 1}), progress=False, say=lambda line: None)
     shutil.rmtree(run.model_path)

@@ -152,7 +152,8 @@ def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
     stored = set(json.loads((run.path / "run.json").read_text())) - {*("data_fingerprint", "pictures", "class_names")}
     assert names - stored == {
         *("data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"),
-        *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "max_hours"),
+        *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "max_hours"),
+        "allow_change",
         *("tracker", "cache_gib", "gradient_checkpointing"),
     }
 

@@ -28,7 +28,7 @@ class Arguments:
     """The options of the command."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Folder of a model or run (if not finished, its newest checkpoint's averages), or OWNER/NAME on the Hugging Face Hub."""
+    """Folder of a model, run (its newest checkpoint if not finished) or checkpoint, or OWNER/NAME on the Hugging Face Hub."""
     output: OutputFolder
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16

@@ -36,7 +36,7 @@ class RunPage:
         seconds_left: Time that the remaining steps will take. None where that is not known.
         log: Lines of log.jsonl.
         grids: Step and file of every sample grid, relative to the page.
-        tables: Tables of names and values, by their headings.
+        tables: Tables of names and values, by their headings; empty ones are left out.
     """
 
     title: str
@@ -62,7 +62,7 @@ def write_page(page: RunPage, path: Path) -> None:
     template = files("scalespace.reports").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     values = {
         "title": html.escape(page.title),
-        "tables": "\n".join(_table(heading, rows) for heading, rows in page.tables.items()),
+        "tables": "\n".join(_table(heading, rows) for heading, rows in page.tables.items() if rows),
         # A browser ends a script at the first "</", wherever it stands.
         "data": json.dumps(_data(page)).replace("<", "\\u003c"),
     }

@@ -34,12 +34,13 @@ class Checkpoints:
 
     Args:
         folder: Has them, or will have them.
-        keep: How many whole ones to keep.
+        keep: How many of the newest whole ones to keep.
         say: Takes a line for the user.
+        keep_every: Those whose steps are multiples of it are kept besides; 0 keeps no others.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Callable[[str], None]):
-        self.folder, self.keep, self._say = folder, keep, say
+    def __init__(self, folder: Path, keep: int, say: Callable[[str], None], keep_every: int = 0):
+        self.folder, self.keep, self.keep_every, self._say = folder, keep, keep_every, say
         self._refused: set[Path] = set()
 
     def save(self, step: int, write: Callable[[Path], None], run: Mapping[str, Any]) -> None:
@@ -67,9 +68,10 @@ class Checkpoints:
             raise UserError(f"{cause(error)}; {kept}") from error
         self._refused.discard(path)
         # Those of later steps were refused when the run went on from an earlier one.
-        for old in [found for number, found in self._found() if number <= step and self._looks_whole(found)][
-            : -self.keep
-        ]:
+        whole = [(number, found) for number, found in self._found() if number <= step and self._looks_whole(found)]
+        for number, old in whole[: -self.keep]:
+            if self.keep_every and number % self.keep_every == 0:
+                continue
             try:
                 remove_directory(old)
             except OSError as error:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from scalespace.effects import Needs
 from scalespace.errors import UserError
 from scalespace.files import OutputFolder
+from scalespace.training.changes import allowed_names, field_names
 from scalespace.training.needs import MODEL, TRAINING
 from scalespace.values import check_values
 
@@ -133,6 +134,8 @@ class TrainConfig(ModelConfig):
     """Folder of the run. The same command again resumes the run in it."""
     init_from: str | None = None
     """Folder of a model or run whose weights are the first ones, wherever they fit. None draws them at random."""
+    allow_change: tuple[str, ...] = ()
+    """Names of options, or data, that may differ from what the run was begun with. They count from the next step on."""
     max_steps: int = 100_000
     """Number of training steps. A larger number continues a finished run, unless its learning rate falls to zero."""
     batch_size: int = 64
@@ -199,6 +202,8 @@ class TrainConfig(ModelConfig):
     """Number of minutes after which a checkpoint is saved, besides those every checkpoint-every steps. 0 saves none."""
     keep_checkpoints: int = 2
     """Number of checkpoints to keep. Older ones are deleted."""
+    keep_every: int = 0
+    """Checkpoints whose step is a multiple of this are never deleted, so that results can be followed over time. 0 is none."""
     max_hours: float | None = None
     """Stop with a checkpoint after this many hours, with exit code 75. The same command goes on. None sets no limit."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
@@ -220,7 +225,7 @@ class TrainConfig(ModelConfig):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in (
             *("seed", "warmup_steps", "cooldown_steps", "weight_decay", "average_every", "weight_offset"),
-            *("sample_every", "checkpoint_minutes", "cache_gib"),
+            *("sample_every", "checkpoint_minutes", "keep_every", "cache_gib"),
         ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more")
@@ -234,6 +239,7 @@ class TrainConfig(ModelConfig):
             raise UserError(f"condition_noise is {self.condition_noise}; a level of noise lies between 0 and 1")
         if self.change_share is not None and not 0 <= self.change_share <= 1:
             raise UserError(f"change_share is {self.change_share}; a share lies between 0 and 1")
+        allowed_names(self.allow_change, set(field_names(self)))
 
 
 def _octaves(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:

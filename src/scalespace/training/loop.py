@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ from scalespace.files import write_directory
 from scalespace.memory import memory_ran_out
 from scalespace.processes import join
 from scalespace.reading import reading
+from scalespace.runs.checkpoints import Checkpoint
 from scalespace.runs.lock import check_unlocked, locked
 from scalespace.runs.stopping import Stopping
 from scalespace.training.build import (
@@ -31,6 +32,7 @@ from scalespace.training.build import (
     with_data,
     without_data,
 )
+from scalespace.training.changes import told
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.recorder import Recorder
 from scalespace.training.report import RunReport
@@ -216,12 +218,22 @@ def _nothing(line: str) -> None:
 def _resume(run: RunDirectory, trainer: Trainer, progress: bool, say: Callable[[str], None]) -> int:
     processes = trainer.processes
     found = processes.first(partial(run.checkpoint_to_resume, progress))
-    if found is None:
-        processes.first(partial(run.rewind_log, 0))
-        return 0
+    step, changed = 0 if found is None else found.step, processes.first(lambda: run.changes_since(found))
+    if found is not None:
+        _load(found, trainer, tuple(changed))
+    processes.first(lambda: run.record_changes(step))
+    processes.first(partial(run.rewind_log, step))
+    if found is not None:
+        say(f"resuming {run.path} at step {step}")
+    for line in told(changed, step):
+        say(line)
+    return step
+
+
+def _load(found: Checkpoint, trainer: Trainer, changed: Sequence[str]) -> None:
     if found.proven:
         try:
-            trainer.load(found.path, found.step)
+            trainer.load(found.path, found.step, changed)
         except UserError:
             raise
         except (OSError, *_DAMAGE) as error:
@@ -233,10 +245,7 @@ def _resume(run: RunDirectory, trainer: Trainer, progress: bool, say: Callable[[
             ) from error
     else:
         with reading(found.path, "delete it to resume from the one before", *_DAMAGE):
-            trainer.load(found.path, found.step)
-    processes.first(partial(run.rewind_log, found.step))
-    say(f"resuming {run.path} at step {found.step}")
-    return found.step
+            trainer.load(found.path, found.step, changed)
 
 
 def _identity(data: ImageDataset) -> DataIdentity:

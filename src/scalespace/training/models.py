@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
+from scalespace.manifest import MANIFEST, read_manifest
 from scalespace.pipelines.hub import is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline, proof_of_weights
@@ -27,6 +28,7 @@ from scalespace.training.trainer import EMA_FILE
 __all__ = ["averaged_model", "is_model", "open_model", "opened"]
 
 _INDEX = "model_index.json"  # of a model
+_RESTORE = "restore it from a copy"
 
 
 def open_model(
@@ -41,7 +43,7 @@ def open_model(
     """Load a model from its folder, or from that of a run: the finished model, or else the newest checkpoint's averages.
 
     Args:
-        path: Folder of a model or of a run, or OWNER/NAME of a model on the Hugging Face Hub.
+        path: Folder of a model, of a run, or of one of its checkpoints, or OWNER/NAME of a model on the Hugging Face Hub.
         say: Takes a line for the user that says which model of a run it is.
         progress: Whether reading that takes over two seconds shows a bar on stderr.
         variant: Weights to take, as in ``load_pipeline``. The checkpoints of a run have none.
@@ -65,7 +67,7 @@ def opened(
 ) -> tuple[ScaleSpacePipeline, Path]:
     """What ``open_model`` gives, and the file whose checksum tells its weights; arguments and errors are the same."""
     finished = path / MODEL
-    if not _is_run(path) or (finished / _INDEX).exists():
+    if not _is_checkpoint(path) and (not _is_run(path) or (finished / _INDEX).exists()):
         if _is_run(path):
             say(f"{finished}: the model of a finished run")
             path = finished
@@ -73,22 +75,22 @@ def opened(
         return pipeline, proof_of_weights(pipeline, variant)
     for name, value in (("variant", variant), ("revision", revision)):
         if value is not None:
-            raise UserError(f"run {path} is not finished, and its checkpoints have no {name} {value}; leave it out")
+            raise UserError(f"{path} is no finished model, and checkpoints have no {name} {value}; leave it out")
+    if _is_checkpoint(path):
+        _check_whole(path, progress)
+        return _pipeline(path, _averages(path, dtype), MANIFEST, "run"), path / EMA_FILE
     # Whether it is of this run is not asked, since it is only read.
     newest = Checkpoints(path / CHECKPOINTS, 1, say).newest_whole(lambda _: None, progress)
     if newest is None:
         raise UserError(f"run {path} has no model and no checkpoint yet; train on")
-    file = newest.path / EMA_FILE
-    with reading(file, "restore it from a copy", SafetensorError):
-        weights = load_file(file)
     say(f"{newest.path}: the averaged weights at step {newest.step:,} of a run that is not finished")
-    return _pipeline(path, {name: value.to(dtype) for name, value in weights.items()}), file
+    return _pipeline(path, _averages(newest.path, dtype)), newest.path / EMA_FILE
 
 
 def is_model(path: Path) -> bool:
     """Whether ``open_model`` takes this to be a model or a run, and not a folder of pictures."""
     models = (path / _INDEX, path / MODEL / _INDEX)
-    return _is_run(path) or any(model.is_file() for model in models) or is_hub_name(str(path))
+    return _is_run(path) or _is_checkpoint(path) or any(model.is_file() for model in models) or is_hub_name(str(path))
 
 
 def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[ScaleSpacePipeline, int, int]:
@@ -125,10 +127,34 @@ def _is_run(path: Path) -> bool:
     return (path / RUN_FILE).is_file() and not (path / _INDEX).is_file()
 
 
-def _pipeline(run: Path, weights: Mapping[str, Tensor]) -> ScaleSpacePipeline:
-    file = run / RUN_FILE
+def _is_checkpoint(path: Path) -> bool:
+    return (path / EMA_FILE).is_file()
+
+
+def _check_whole(checkpoint: Path, progress: bool) -> None:
+    manifest = read_manifest(checkpoint, _RESTORE)
+    if manifest is None:
+        raise UserError(
+            f"{checkpoint} has no {MANIFEST} that tells which run it is of; {_RESTORE}, or name the run's folder"
+        )
+    if (change := manifest.change(checkpoint, [EMA_FILE], progress)) is not None:
+        raise UserError(f"{checkpoint} is damaged ({change}); {_RESTORE}")
+
+
+def _averages(checkpoint: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    file = checkpoint / EMA_FILE
+    with reading(file, _RESTORE, SafetensorError):
+        return {name: value.to(dtype) for name, value in load_file(file).items()}
+
+
+def _pipeline(
+    run: Path, weights: Mapping[str, Tensor], name: str = RUN_FILE, key: str | None = None
+) -> ScaleSpacePipeline:
+    """The model that a file in a folder tells of, as a whole or under a key, with these weights."""
+    file = run / name
     with reading(file, "restore it", ValueError, TypeError, KeyError, AttributeError):
-        known = completed(read_json(file, "restore it"))
+        content = read_json(file, "restore it")
+        known = completed(content if key is None else content[key])
         model = ModelConfig(
             **_known(ModelConfig, known)
             | {
@@ -143,7 +169,7 @@ def _pipeline(run: Path, weights: Mapping[str, Tensor]) -> ScaleSpacePipeline:
     try:
         network.load_state_dict(dict(weights), assign=True)
     except RuntimeError as error:
-        raise UserError(f"the weights in {run} are not those of its run.json ({cause(error)}); restore it") from error
+        raise UserError(f"the weights in {run} are not those of its {name} ({cause(error)}); restore it") from error
     labelled = model.network.num_classes is not None and len(names) > 0
     return ScaleSpacePipeline(network.eval(), scheduler, dict(enumerate(names)) if labelled else None)
 

@@ -49,6 +49,11 @@ class RunReport:
             "Run": _run(trainer),
             "Data": {"pictures": trainer.config.data, "found": "; ".join(data)},
             "Configuration": run.options,
+            "Changes": {
+                f"{name} from step {change['step']:,} on": f"{value['now']}, before {value['before']}"
+                for change in run.changes
+                for name, value in change["changed"].items()
+            },
         }
         self._since = time.monotonic()
         self._next = self._since + _EVERY

@@ -14,10 +14,9 @@ happens to it later is found by its manifest.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,10 +25,23 @@ from typing import Any
 from scalespace.data.classes import listed
 from scalespace.effects import has_effect
 from scalespace.errors import UserError
-from scalespace.files import PARTIAL, REMEDY, flush, recover, why, write_file
-from scalespace.reading import check_readable, parse_json, read_json
+from scalespace.files import PARTIAL, recover, write_file
+from scalespace.manifest import read_manifest
+from scalespace.reading import read_json
 from scalespace.runs.checkpoints import Checkpoint, Checkpoints
 from scalespace.runs.lock import LOCK
+from scalespace.runs.log import Log, is_number
+from scalespace.training.changes import (
+    CHANGES,
+    FREE,
+    Differences,
+    allowed_names,
+    check_possible,
+    earlier,
+    field_names,
+    way_out,
+    with_change,
+)
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["AVERAGES", "CHECKPOINTS", "MODEL", "RUN_FILE", "DataIdentity", "RunDirectory", "completed", "recorded"]
@@ -37,17 +49,12 @@ __all__ = ["AVERAGES", "CHECKPOINTS", "MODEL", "RUN_FILE", "DataIdentity", "RunD
 RUN_FILE, CHECKPOINTS, MODEL, AVERAGES = "run.json", "checkpoints", "model", "averages"
 """Names in the folder of a run that others look for."""
 
-# Fields that may change between two starts of one run, since they do not change its weights.
-_FREE = frozenset(
-    {"data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"}
-    | {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "max_hours"}
-    | {"tracker", "cache_gib", "gradient_checkpointing"}
-)
 # What run.json has besides options; data and first weights are compared by their checksums.
-_RECORDED = frozenset({"data_fingerprint", "pictures", "class_names", "initial_weights"})
+_OF_DATA = ("data_fingerprint", "pictures", "class_names")
+_SIZES = frozenset({"process.image_size", "process.sizes"})
+_RECORDED = frozenset({*_OF_DATA, "initial_weights", CHANGES})
 # What networks had before there was an option, where that is not its default.
 _FORMER_NETWORK = {"min_channels_per_group": 1}
-_LONGEST_LINE, _LARGEST = 1 << 20, 1e30  # characters of the log read at once, and no step or loss of it
 _GROUP = re.compile(r"\d{1,9}x\d{1,9}( -> \d{1,9}x\d{1,9})?")  # of steps whose losses are logged together
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
 # What may lie in the folder before a run begins: what a first start has left, and where its output is sent to.
@@ -95,11 +102,13 @@ class RunDirectory:
         self._identity = _identity(config, data)
         if initial_weights is not None:
             self._identity["initial_weights"] = dict(initial_weights)
+        self._pending: Differences = {}
         self._config = config
         self.log_path = self.path / "log.jsonl"
+        self._log = Log(self.log_path, _is_record)
         self.model_path = self.path / MODEL
         self.averages_path = self.path / AVERAGES
-        self._checkpoints = Checkpoints(self.path / CHECKPOINTS, config.keep_checkpoints, say)
+        self._checkpoints = Checkpoints(self.path / CHECKPOINTS, config.keep_checkpoints, say, config.keep_every)
         self._say = say
         if self._is_new():
             if data is not None:
@@ -123,14 +132,26 @@ class RunDirectory:
         if not file.exists():
             raise UserError(f"{self.path} is not empty and holds no training run; give a new --output-dir")
         old = read_json(file, "restore it or give a new --output-dir")
-        if (difference := self._difference(old)) is not None:
+        found, allowed = self._differences(old), allowed_names(config.allow_change, set(field_names(config)))
+        if found.keys() - allowed:
             raise UserError(
-                f"{self.path} holds a different run: {difference}; give a new --output-dir, or the same options to resume"
+                f"{self.path} holds a different run: {_first({n: v for n, v in found.items() if n not in allowed})}; give a "
+                f"new --output-dir, or the same options to resume{way_out(found)}"
             )
+        check_possible(found)
         self._keep_initial_weights(old)
-        if data is not None and old.get("data_fingerprint") != data.fingerprint:
-            self._check_former_data(config, old, data, say)
-            self._write_identity()
+        if CHANGES in old:
+            self._identity[CHANGES] = _history(file, old)
+        known = old.get("data_fingerprint")
+        if data is not None and known != data.fingerprint:
+            # Pictures of another size are others, and their contents cannot be compared.
+            if ("data" in allowed or _SIZES & found.keys()) and known != data.former_fingerprint:
+                found |= _of_data(old, self._identity)
+            else:
+                self._check_former_data(config, old, data, say)
+                if not found:
+                    self._write_identity()
+        self._pending = found
 
     def _keep_initial_weights(self, old: Mapping[str, Any]) -> None:
         """Know the weights that the run started from; where they were read again, they must be the same."""
@@ -144,27 +165,31 @@ class RunDirectory:
             )
         self._identity["initial_weights"] = known
 
-    def _difference(self, identity: Mapping[str, Any]) -> str | None:
-        """In which options a run, of which run.json or a checkpoint tells, differs from this one; None where in none."""
-        # A run written before an option existed was trained with what is its default.
-        old = _options(_identity(TrainConfig(data="", output_dir=""), None)) | _options(completed(identity))
-        new = _options(self._identity)
+    def _differences(self, identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """In which options a run, of which run.json or a checkpoint tells, differs from this one, with both values."""
+        old, new = _known_options(identity), _options(self._identity)
         if self._config.process.awaits_data:
             # Nor is it known what is read off the data.
             old["process.change_points"] = new["process.change_points"]
-        options = sorted(old.keys() | new.keys())
+        # It is part of a run whose learning rate depends on it, and another rate is a difference of its own.
+        alone = {"max_steps"} - (old.keys() & new.keys())
         # What has no effect is no difference: the command line refuses it, also from one who began with it.
-        effective = (name for name in options if has_effect(name, self._config, TrainConfig.needs))
-        differences = [name for name in effective if old.get(name) != new.get(name)]
-        if not differences:
-            return None
-        name = differences[0]
-        more = f" ({len(differences) - 1} other options differ too)" if len(differences) > 1 else ""
-        return f"{name} is {old.get(name)} there and {new.get(name)} here{more}"
+        return {
+            name: (old.get(name), new.get(name))
+            for name in sorted((old.keys() | new.keys()) - alone)
+            if old.get(name) != new.get(name) and has_effect(name, self._config, TrainConfig.needs)
+        }
 
     def _of_another_run(self, identity: Mapping[str, Any]) -> str | None:
-        known, here = identity.get("data_fingerprint"), self._identity.get("data_fingerprint")
-        return self._difference(identity) or (None if known == here else "which was trained on other pictures")
+        options = self._differences(identity)
+        found = options | _of_data(identity, self._identity)
+        theirs = _known_options(identity) | {name: identity.get(name) for name in _OF_DATA}
+        ours = _options(self._identity) | {name: self._identity.get(name) for name in _OF_DATA}
+        # With changes that were allowed, a checkpoint is of this run if the run has been so once.
+        history = with_change(self._identity, self._pending, 0).get(CHANGES, ())
+        if any(all(theirs.get(name) == state.get(name) for name in found) for state in earlier(ours, history)):
+            return None
+        return _first(options) if options else "which was trained on other pictures"
 
     def _check_former_data(
         self, config: TrainConfig, old: dict[str, Any], data: DataIdentity, say: Callable[[str], None]
@@ -175,31 +200,36 @@ class RunDirectory:
         if known.startswith(_CONTENTS):
             raise UserError(
                 f"{self.path} was trained on other pictures than those of {config.data}, whose contents, names or number "
-                f"differ ({count}); give the same --data to resume, or a new --output-dir"
+                f"differ ({count}); give the same --data to resume, or a new --output-dir{way_out({'data': (None, None)})}"
             )
-        earlier = (
+        former = (
             f"{self.path} was begun by an earlier version of scalespace, which knew pictures by their names and sizes"
         )
         if known != data.former_fingerprint:
             raise UserError(
-                f"{earlier}, and those of {config.data} have others; give the same --data to resume, or a new --output-dir"
+                f"{former}, and those of {config.data} have others; give the same --data to resume, or a new --output-dir"
             )
         if config.network.num_classes is not None and list(data.class_names) != sorted(data.class_names):
             raise UserError(
                 f"{self.path} was begun by an earlier version of scalespace, which numbered its classes in the order "
                 f"{listed(sorted(data.class_names))}, and now it is {listed(data.class_names)}; give a new --output-dir"
             )
-        say(f"{earlier}; these are the same, their contents could not be compared, and run.json knows them from now on")
+        say(f"{former}; these are the same, their contents could not be compared, and run.json knows them from now on")
 
     @property
     def options(self) -> dict[str, Any]:
         """The options that make the run what it is, by their names at the command line, and the identity of its data."""
-        return _flat(self._identity)
+        return _flat({name: value for name, value in self._identity.items() if name != CHANGES})
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """What has changed of the run while it was stopped, as run.json tells it."""
+        return self._identity.get(CHANGES, [])
 
     @property
     def origin(self) -> dict[str, Any]:
         """What the trained model tells of where its weights are from, besides the data."""
-        return {name: self._identity[name] for name in ("initial_weights",) if name in self._identity}
+        return {name: self._identity[name] for name in ("initial_weights", CHANGES) if name in self._identity}
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Step and folder of the newest checkpoint of which nothing is known that speaks against it; None without any."""
@@ -231,6 +261,22 @@ class RunDirectory:
             self._say(f"{self.path} was stopped before its first checkpoint and begins again at step 0")
         return found
 
+    def changes_since(self, checkpoint: Checkpoint | None) -> Differences:
+        """What this start changes of the run as a checkpoint knows it; None stands for the run as run.json tells of it."""
+        manifest = None if checkpoint is None else read_manifest(checkpoint.path, "restore it from a copy")
+        if manifest is None:
+            return self._pending
+        identity = manifest.facts["run"]
+        return self._differences(identity) | _of_data(identity, self._identity)
+
+    def record_changes(self, step: int) -> None:
+        """Write into run.json what this start changes, from ``step`` on."""
+        before = self._identity
+        self._identity = with_change(before, self._pending, step)
+        if self._pending or self._identity != before:
+            self._write_identity()
+        self._pending = {}
+
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Write the checkpoint of ``step`` whole or not at all, then delete the oldest whole ones.
 
@@ -243,42 +289,20 @@ class RunDirectory:
                 f"{self.path} is no longer there, or its run.json, and the checkpoint of step {step} was not written; "
                 "bring the folder back and give the same command again"
             )
-        with contextlib.suppress(OSError):
-            flush(self.log_path)
+        self._log.flush()
         self._checkpoints.save(step, write, self._identity)
 
     def append_log(self, record: dict[str, Any]) -> None:
-        """Add a line to the log.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        try:
-            with self.log_path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.log_path} ({why(error, self.log_path)}); {REMEDY}") from error
+        """Add a line to the log; errors as of ``Log.append``."""
+        self._log.append(record)
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All records of the log. What is none is left out, such as a last line that a crash has cut short."""
-        return list(self._log_records())
+        """All records of the log."""
+        return self._log.read()
 
     def rewind_log(self, step: int) -> None:
         """Drop what was logged after ``step``, since it is about to be done again."""
-        if self.log_path.exists():
-            lines = [json.dumps(record) + "\n" for record in self._log_records() if record["step"] <= step]
-            write_file(self.log_path, lambda file: _write_text(file, "".join(lines)), durable=True)
-
-    def _log_records(self) -> Iterator[dict[str, Any]]:
-        if not self.log_path.exists():
-            return
-        check_readable(self.log_path)
-        with self.log_path.open(encoding="utf-8", errors="replace") as file:
-            for line in iter(lambda: file.readline(_LONGEST_LINE), ""):
-                with contextlib.suppress(ValueError):
-                    record = parse_json(line)
-                    if _is_record(record):
-                        yield record
+        self._log.rewind(step)
 
 
 def recorded(output_dir: str, option: str) -> Any:
@@ -297,24 +321,18 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {**identity, **former}
 
 
-def _is_record(line: Any) -> bool:
-    """Whether a line is one that ``Recorder`` writes, as far as others rely on it. Anybody may edit the log."""
-    if not isinstance(line, dict) or not _is_number(line.get("step"), int):
-        return False
+def _is_record(line: dict[str, Any]) -> bool:
+    """Whether a line is one that ``Recorder`` writes."""
     losses = line.get("losses", {})
     return isinstance(losses, dict) and all(
-        _GROUP.fullmatch(name) and _is_number(loss, float) for name, loss in losses.items()
+        _GROUP.fullmatch(name) and is_number(loss, float) for name, loss in losses.items()
     )
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    return type(value) is kind and 0 <= value < _LARGEST
 
 
 def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
     # Where the learning rate falls towards the end, the weights depend on where that is.
     ends = config.cooldown_steps or config.learning_rate_schedule == "cosine"
-    free = _FREE - {"max_steps"} if ends else _FREE
+    free = FREE - {"max_steps"} if ends else FREE
     fields = {name: value for name, value in asdict(config).items() if name not in free}
     # Through JSON, so that tuples compare equal to what is read back.
     if data is not None:
@@ -324,6 +342,38 @@ def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:
             "class_names": data.class_names,
         }
     return json.loads(json.dumps(fields))
+
+
+def _history(file: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The changes that run.json tells of. Anybody may edit it."""
+    history = identity[CHANGES]
+    if not isinstance(history, list) or not all(
+        isinstance(change, dict)
+        and type(change.get("step")) is int
+        and isinstance(change.get("changed"), dict)
+        and all(isinstance(value, dict) and {"before", "now"} <= value.keys() for value in change["changed"].values())
+        for change in history
+    ):
+        raise UserError(f"{file} is damaged (its {CHANGES} are none); restore it or give a new --output-dir")
+    return history
+
+
+def _of_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs of the pictures of two runs."""
+    if old.get("data_fingerprint") == new.get("data_fingerprint"):
+        return {}
+    return {name: (old.get(name), new.get(name)) for name in _OF_DATA if old.get(name) != new.get(name)}
+
+
+def _first(differences: Differences) -> str:
+    name, (before, now) = next(iter(differences.items()))
+    more = f" ({len(differences) - 1} other options differ too)" if len(differences) > 1 else ""
+    return f"{name} is {before} there and {now} here{more}"
+
+
+def _known_options(identity: Mapping[str, Any]) -> dict[str, Any]:
+    # A run written before an option existed was trained with what is its default.
+    return _options(_identity(TrainConfig(data="", output_dir=""), None)) | _options(completed(identity))
 
 
 def _options(identity: Mapping[str, Any]) -> dict[str, Any]:

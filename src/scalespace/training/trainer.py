@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -60,6 +60,8 @@ __all__ = ["EMA_FILE", "Trainer", "learning_rate"]
 _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
 _AHEAD = 4
 _PROBE = 8  # pictures of each of the two batches that a variance is measured with
+# Options, or beginnings of their names, on which the number of pictures of each step depends.
+_OF_BATCHES = ("batch_size", "level_sampling", "times", "change_share", "process.")
 EMA_FILE = "ema.safetensors"
 """File of the averaged weights in a checkpoint."""
 _POWERS_FILE = "averages.safetensors"
@@ -279,12 +281,21 @@ class Trainer:
         }
         (path / _PROGRESS_FILE).write_text(json.dumps(progress, indent=2) + "\n")
 
-    def load(self, path: Path, step: int) -> None:
+    def load(self, path: Path, step: int, changed: Collection[str] = ()) -> None:
         """Go back to what ``save`` wrote after ``step`` steps.
 
+        Args:
+            path: Folder of the checkpoint.
+            step: Number of steps taken.
+            changed: Options that have changed since it was written.
+
         Raises:
-            UserError: If the run has dropout, and the number of processes is another one.
+            UserError: If the run has dropout, and the number of processes is another one; or if options have changed, and the
+                weights no longer fit.
         """
+        # Attention is where the sizes put it; no other option that may change has a say in shapes.
+        if process := [name for name in changed if name.startswith("process.")]:
+            self._check_shapes(path / EMA_FILE, " and ".join(process))
         progress = path / _PROGRESS_FILE
         kept = parse_json(progress.read_text()) if progress.exists() else {}
         before, now = kept.get("processes", self.processes.count), self.processes.count
@@ -294,6 +305,9 @@ class Trainer:
                 f"these depend on how a batch is cut; go on with {before}, or give a new --output-dir"
             )
         self.accelerator.load_state(str(path))
+        for parameters in self.optimizer.param_groups:
+            # What was saved of the optimizer has that of then.
+            parameters["weight_decay"] = self.config.weight_decay
         with safe_open(path / EMA_FILE, framework="pt") as file:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
                 average.copy_(file.get_tensor(name))
@@ -304,10 +318,22 @@ class Trainer:
         self.pictures = step * self.config.batch_size
         if kept:
             self.pictures = kept["pictures"]
-            self.batches.restore(kept["batches"])
+            if not any(name.startswith(_OF_BATCHES) for name in changed):
+                self.batches.restore(kept["batches"])
             self.skipped = Skipped(*kept.get("skipped", (0, 0)))
         if (name := self._not_finite()) is not None:
             raise ValueError(f"{name} is not finite")
+
+    def _check_shapes(self, file: Path, changed: str) -> None:
+        with safe_open(file, framework="pt") as weights:
+            there = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        here = {name: tuple(value.shape) for name, value in self._saved.named_parameters()}
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise UserError(
+                    f"{changed} cannot change so while the run goes on, since {name} would have the shape "
+                    f"{here.get(name)} and has {there.get(name)} in {file}; give a new --output-dir"
+                )
 
     def _not_finite(self) -> str | None:
         """The name of a weight, or of what belongs to one, that is not finite; None where all is."""
