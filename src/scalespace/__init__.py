@@ -8,7 +8,7 @@ itself.
 
 import lazy_loader
 
-from scalespace.pipelines.registration import register_with_diffusers
+from scalespace.pipelines.folders.registration import register_with_diffusers
 
 __version__ = "0.1.0"
 

@@ -253,7 +253,7 @@ def test_pushing_uploads_a_folder_that_proves_itself_and_spares_a_card_that_is_t
         pushed[repo_id] = shutil.copytree(folder_path, tmp_path / "hub")
         return "address"
 
-    writing = "scalespace.pipelines.writing"
+    writing = "scalespace.pipelines.folders.writing"
     monkeypatch.setattr(f"{writing}.create_repo", lambda name, **options: SimpleNamespace(repo_id=f"me/{name}"))
     monkeypatch.setattr(f"{writing}.file_exists", lambda *names, **options: theirs)
     monkeypatch.setattr("diffusers.utils.hub_utils.upload_folder", upload)

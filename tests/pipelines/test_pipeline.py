@@ -1,14 +1,21 @@
+import copy
+import inspect
+import pickle
+import re
+
 import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from PIL import Image
-from tests.small_models import small_pipeline, small_scheduler
+from tests.small_models import small_network, small_pipeline, small_scheduler
 from torch.testing import assert_close
 
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.sampling import use_solver
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +91,7 @@ def test_callback_sees_every_step_and_can_change_the_state(pipeline):
     seen = []
 
     def look(_, step, timestep, tensors):
-        seen.append((step, timestep, tuple(tensors["sample"].shape), tuple(tensors["pred_original_sample"].shape)))
+        seen.append((step, timestep, tuple(tensors["latents"].shape), tuple(tensors["pred_original_sample"].shape)))
         return tensors
 
     pipeline(2, num_inference_steps=3, callback_on_step_end=look)
@@ -96,7 +103,7 @@ def test_callback_sees_every_step_and_can_change_the_state(pipeline):
     images = pipeline(
         1,
         num_inference_steps=3,
-        callback_on_step_end=lambda *seen: {"sample": torch.ones_like(seen[3]["sample"])},
+        callback_on_step_end=lambda *seen: {"latents": torch.ones_like(seen[3]["latents"])},
         output_type="pt",
     ).images
     assert_close(images, torch.ones(1, 3, 8, 8))
@@ -142,7 +149,7 @@ def test_the_network_sees_half_precision_and_the_states_stay_whole():
     pipeline = small_pipeline()
     pipeline.unet.to(torch.bfloat16)
     kept = []
-    pipeline(1, num_inference_steps=2, callback_on_step_end=lambda *seen: kept.append(seen[3]["sample"].dtype) or {})
+    pipeline(1, num_inference_steps=2, callback_on_step_end=lambda *seen: kept.append(seen[3]["latents"].dtype) or {})
     assert set(kept) == {torch.float32}
 
 
@@ -241,3 +248,175 @@ def test_a_trajectory_of_grey_pictures_is_grey():
     recorder = Trajectory(pictures=1)
     small_pipeline(in_channels=1, out_channels=1)(1, num_inference_steps=4, callback_on_step_end=recorder)
     assert recorder.picture().mode == "L"
+
+
+# Arguments as diffusers' users know them
+
+
+def _same(first, second) -> None:
+    assert_close(first, second, rtol=0, atol=0)
+
+
+def _draw(pipeline: ScaleSpacePipeline, generators: int = 2, **options) -> torch.Tensor:
+    given = {"generator": image_generators(0, range(generators)), "num_inference_steps": 3, "output_type": "pt"}
+    return pipeline(**(given | options)).images
+
+
+@pytest.fixture(scope="module")
+def named() -> ScaleSpacePipeline:
+    pipeline = ScaleSpacePipeline(small_pipeline(num_classes=3).unet, small_scheduler(), {0: "cat", 1: "dog", 2: "owl"})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_labels_are_numbers_names_lists_or_tensors_and_tell_the_batch_size(named):
+    expected = _draw(named, class_labels=torch.tensor([2, 0]))
+    assert len(expected) == 2
+    for labels in (
+        [2, 0],
+        ["owl", "cat"],
+        ["owl", 0],
+        (2, 0),
+        torch.tensor([2, 0], dtype=torch.int32),
+        [np.int64(2), 0],
+    ):
+        _same(_draw(named, class_labels=labels), expected)
+    both = _draw(named, class_labels=[1, 1])
+    for label in (1, "dog", torch.tensor(1)):
+        _same(_draw(named, class_labels=label, batch_size=2), both)
+        assert _draw(named, generators=1, class_labels=label).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"class_labels": 3}, "class_labels hold 3, and the model has the classes 0 to 2: cat, dog, owl"),
+        ({"class_labels": [0, -1]}, "class_labels hold -1, and the model has the classes 0 to 2"),
+        ({"class_labels": "ow"}, 'there is no class "ow"; the nearest is owl'),
+        ({"class_labels": [0.0, 1.0]}, "class_labels hold 0.0; give numbers or names of classes"),
+        ({"class_labels": [True, 1]}, "class_labels hold True; give numbers or names"),
+        ({"class_labels": torch.tensor([0.0])}, "have shape (1,) and type torch.float32; give integers"),
+        ({"class_labels": torch.tensor([[0]])}, "have shape (1, 1) and type torch.int64; give integers"),
+        ({}, "class_labels are missing, and the model has the classes 0 to 2: cat, dog, owl"),
+        ({"class_labels": [0, 1], "batch_size": 3}, "class_labels is for 2 pictures and batch_size for 3"),
+        ({"class_labels": []}, "class_labels asks for 0 pictures"),
+        ({"class_labels": [0, 1, 2]}, "generator is for 2 pictures and class_labels for 3"),
+        (
+            {"class_labels": [0, 1], "latents": torch.zeros(2, 3, 8, 8)},
+            "the first timestep has states of shape (2, 3, 4, 4)",
+        ),
+        ({"class_labels": [0, 1], "timesteps": [3, 9]}, "timesteps are 3, 9; give numbers from 19 to 0, each smaller"),
+        ({"class_labels": [0, 1], "timesteps": [20, 9]}, "timesteps are 20, 9; give numbers from 19 to 0"),
+        ({"class_labels": [0, 1], "timesteps": []}, "timesteps are none"),
+        ({"class_labels": [0, 1], "timesteps": [9], "num_inference_steps": 3}, "and both were given; give one of them"),
+        (
+            {"class_labels": [0, 1], "callback_on_step_end_tensor_inputs": ["sample"]},
+            'names "sample", which a step does not',
+        ),
+        (
+            {"class_labels": [0, 1], "output_type": "jpeg"},
+            'output_type "jpeg" is unknown; use one of pil, np, pt, latent',
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_sentence(options: dict, words: str, named):
+    given = {"generator": image_generators(0, range(2))} | options
+    if "timesteps" not in options:
+        given["num_inference_steps"] = 3
+    with pytest.raises(ValueError, match=re.escape(words)) as raised:
+        named(**given)
+    assert "\n" not in str(raised.value)
+
+
+def test_latents_are_the_noise_that_a_call_starts_from(pipeline):
+    # Of deterministic steps all noise is in the start but what enters at the change, whose generator is the same.
+    use_solver(own := small_pipeline(), solver="ddim", eta=0.0)
+    own.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    drawn = own(2, generator, 5, output_type="latent").images
+    generator.manual_seed(3)
+    torch.randn(2, 3, 4, 4, generator=generator)
+    _same(own(latents=noise, generator=generator, num_inference_steps=5, output_type="latent").images, drawn)
+    assert drawn.min() < 0
+    assert_close(own(latents=noise.half(), num_inference_steps=5, output_type="pt").images.shape, (2, 3, 8, 8))
+
+
+def test_timesteps_by_hand_are_those_that_are_taken(pipeline):
+    pipeline.scheduler.set_timesteps(4)
+    chosen = pipeline.scheduler.timesteps.tolist()
+    by_number = _draw(pipeline, num_inference_steps=4, batch_size=2)
+    _same(_draw(pipeline, num_inference_steps=None, timesteps=chosen, batch_size=2), by_number)
+    assert pipeline.num_timesteps == len(chosen)
+    # A chain that begins at the full resolution takes a state of that.
+    state = torch.zeros(1, 3, 8, 8)
+    drawn = pipeline(latents=state, timesteps=[9, 4, 0], output_type="latent").images
+    assert pipeline.scheduler.timesteps.tolist() == [9, 4, 0]
+    assert drawn.shape == state.shape
+
+
+def test_the_default_number_of_steps_fits_the_solver():
+    for solver, few in (("ancestral", 1000), ("ddim", 50), ("multistep", 50), ("corrected", 50)):
+        scheduler = ScaleSpaceScheduler(1000, sizes=((8, 8), (4, 4)), change_points=(500,), solver=solver)
+        assert ScaleSpacePipeline(small_network(), scheduler).default_steps == few
+    pipeline = small_pipeline()
+    pipeline(output_type="pt")
+    assert pipeline.num_timesteps == 20
+
+
+def test_a_callback_is_given_what_it_asks_for_and_may_end_the_call(pipeline):
+    seen = []
+
+    def stop(pipe, step, timestep, tensors):
+        seen.append(sorted(tensors))
+        pipe._interrupt = step == 1
+        return
+
+    drawn = pipeline(
+        callback_on_step_end=stop,
+        callback_on_step_end_tensor_inputs=["latents"],
+        num_inference_steps=6,
+        output_type="latent",
+    ).images
+    assert seen == [["latents"]] * 2
+    assert drawn.shape[-1] == 4
+    assert pipeline(num_inference_steps=6, output_type="pt").images.shape[-1] == 8
+
+
+def test_scheduler_and_pipeline_can_be_pickled_and_copied_in_the_middle_of_a_chain():
+    pipeline = small_pipeline()
+    use_solver(pipeline, solver="multistep", timestep_spacing="log_snr")
+    pipeline.scheduler.set_timesteps(14)
+    state = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    first, second = pipeline.scheduler.timesteps.tolist()[:2]
+    state = pipeline.scheduler.step(0.1 * state, first, state, torch.Generator().manual_seed(1)).prev_sample
+    copies = [copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))]
+    expected = pipeline.scheduler.step(0.2 * state, second, state, torch.Generator().manual_seed(2)).prev_sample
+    fresh = small_pipeline()
+    use_solver(fresh, solver="multistep", timestep_spacing="log_snr")
+    fresh.scheduler.set_timesteps(14)
+    forgotten = fresh.scheduler.step(0.2 * state, second, state, torch.Generator().manual_seed(2)).prev_sample
+    assert (forgotten - expected).abs().max() > 1e-4
+    for other in copies:
+        _same(other.scheduler.step(0.2 * state, second, state, torch.Generator().manual_seed(2)).prev_sample, expected)
+        _same(_draw(other, batch_size=2), _draw(pipeline, batch_size=2))
+
+
+@pytest.mark.parametrize("kind", [ScaleSpacePipeline, ScaleSpaceScheduler, FlexiUNet])
+def test_the_source_of_what_is_saved_can_be_read(kind: type):
+    assert inspect.getsource(kind).startswith(f"class {kind.__name__}")
+
+
+def test_parts_of_other_models_are_refused_also_when_they_are_assigned_later():
+    pipeline = small_pipeline()
+    with pytest.raises(TypeError, match="DDPMScheduler was given where ScaleSpaceScheduler is needed"):
+        pipeline.scheduler = DDPMScheduler()
+    with pytest.raises(TypeError, match="Linear was given where FlexiUNet is needed"):
+        pipeline.unet = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"states of height and width \(2, 2\) and the network knows"):
+        pipeline.scheduler = small_scheduler(sizes=((8, 8), (2, 2)))
+    with pytest.raises(ValueError, match="turns 3 channels into 1"):
+        pipeline.unet = small_network(out_channels=1)
+    assert pipeline(num_inference_steps=3, output_type="pt").images.shape == (1, 3, 8, 8)
+    pipeline.scheduler = small_scheduler(solver="ddim")
+    assert pipeline.config["scheduler"] == ("scalespace", "ScaleSpaceScheduler")

@@ -162,7 +162,7 @@ def dtype_named(name: str) -> Any:
 
 def on_hub(name: Path | str | None) -> bool:
     """Whether a model that a user names is taken to be on the Hugging Face Hub."""
-    from scalespace.pipelines.hub import is_hub_name
+    from scalespace.pipelines.folders.hub import is_hub_name
 
     return name is not None and is_hub_name(str(path_of(str(name))))
 

@@ -27,7 +27,7 @@ from scalespace.data.sources.decoding import DECODING_RULE
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, holds_features, read_statistics
-from scalespace.pipelines.hub import is_hub_name
+from scalespace.pipelines.folders.hub import is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.reading import path_of
 from scalespace.training.models import is_model, open_model

@@ -86,7 +86,7 @@ class Trajectory:
         self, pipeline: ScaleSpacePipeline, step: int, timestep: int, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Keep the states of a step."""
-        sample, prediction = (tensors[name][: self.pictures].cpu() for name in ("sample", "pred_original_sample"))
+        sample, prediction = (tensors[name][: self.pictures].cpu() for name in ("latents", "pred_original_sample"))
         self.states.append((sample, prediction))
         return tensors
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,16 +14,19 @@ from torch import Tensor
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
 from scalespace.networks.flexi_unet import FlexiUNet
-from scalespace.pipelines.registration import PACKAGE
+from scalespace.pipelines.folders.registration import PACKAGE
+from scalespace.pipelines.folders.writing import SavedPipeline
+from scalespace.pipelines.labels import ClassLabels, class_numbers, number_of_name
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.pipelines.writing import SavedPipeline
 
 __all__ = ["ScaleSpacePipeline", "check_picture_channels"]
 
-StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dict[str, Tensor]]
+StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 _FEW_STEPS = 50
+_TENSORS = ("latents", "pred_original_sample")
+_OUTPUTS = ("pil", "np", "pt", "latent")
 _PARTS = {"unet": FlexiUNet, "scheduler": ScaleSpaceScheduler}
 
 
@@ -46,7 +48,9 @@ class ScaleSpacePipeline(SavedPipeline):
     """
 
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ("sample", "pred_original_sample")
+    _callback_tensor_inputs = _TENSORS
+    _num_timesteps = 0
+    _interrupt = False
 
     def __init__(
         self, unet: FlexiUNet, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
@@ -122,54 +126,73 @@ class ScaleSpacePipeline(SavedPipeline):
             ValueError: If a class of that name does not exist; it tells the nearest ones.
         """
         names = [label] if isinstance(label, str) else list(label)
-        for name in names:
-            if name not in self.labels:
-                raise ValueError(f'there is no class "{name}"; {_instead(name, list(self.labels))}')
-        return [self.labels[name] for name in names]
+        return [number_of_name(name, self.labels) for name in names]
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the last call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call that goes on is to end with the state that it has reached; set ``_interrupt`` to say so."""
+        return self._interrupt
 
     @torch.no_grad()
     def __call__(
         self,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        num_inference_steps: int = 1000,
-        class_labels: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        class_labels: ClassLabels | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         condition: Tensor | None = None,
         condition_noise: float = 0.1,
+        *,
+        latents: Tensor | None = None,
+        timesteps: Sequence[int] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = _TENSORS,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw pictures.
 
         Args:
-            batch_size: Number of pictures B.
+            batch_size: Number of pictures B. None takes that of class_labels, latents or condition, and 1 where there are none.
             generator: Source of all noise; a list has one for each picture, and then a picture does not depend on the
                 rest of its batch.
-            num_inference_steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
-            class_labels: Integers in 0..num_classes-1, shape (B,); given if and only if the network has classes.
+            num_inference_steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them. None takes
+                ``default_steps``.
+            class_labels: Number or name of the class of all pictures, or a list or tensor with one for each; given if the
+                network has classes.
             output_type: "pil" (grey, RGB or RGBA of 1, 3 or 4 channels), "np" (floats in [0, 1], shape (B, H, W, C)) or "pt"
-                (the same as (B, C, H, W)), both of any number of channels.
+                (the same as (B, C, H, W)), both of any number of channels; or "latent", the last state as it is, about -1..1.
             return_dict: Whether to return an output object and not a tuple.
-            callback_on_step_end: Called as f(pipeline, step, timestep, tensors) after every step, with "sample", the
-                state reached, and "pred_original_sample", the prediction it was reached with; returns the tensors,
-                changed or not.
+            callback_on_step_end: Called as f(pipeline, step, timestep, tensors) after every step; returns the tensors, changed
+                or not. Setting ``pipeline._interrupt = True`` in it ends the call with the state that it has reached.
             condition: Small pictures in [-1, 1] to enlarge, shape (B, C, *condition_size); given if and only if the network
                 has a condition_size.
             condition_noise: Level of the noise that is laid over them, in [0, 1] (``scalespace.diffusion.conditioning``).
+            latents: State to start from, shape (B, C, h, w) with (h, w) the resolution of the first timestep. None draws noise.
+            timesteps: Timesteps to stop at, as diffusers counts them, in falling order; in the place of num_inference_steps.
+            callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents", the state reached, and
+                "pred_original_sample", the prediction it was reached with. Only "latents" can be changed.
 
         Returns:
-            The pictures, in an ``ImagePipelineOutput`` or a tuple of one.
+            The pictures, in an ``ImagePipelineOutput`` or a tuple of one. An interrupted call gives the state's resolution.
 
         Raises:
             ValueError: If an argument does not fit.
 
         Source: Mukhopadhyay et al. 2026 (arXiv 2603.08709), sampling.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; ask for at least 1 picture")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f'output_type "{output_type}" is unknown; use "pil", "np" or "pt"')
+        if output_type not in _OUTPUTS:
+            raise ValueError(f'output_type "{output_type}" is unknown; use one of {", ".join(_OUTPUTS)}')
+        if unknown := [name for name in callback_on_step_end_tensor_inputs if name not in _TENSORS]:
+            raise ValueError(
+                f'callback_on_step_end_tensor_inputs names "{unknown[0]}", which a step does not have; name some of '
+                f"{', '.join(_TENSORS)}"
+            )
         channels: int = self.unet.config.in_channels
         if output_type == "pil":
             check_picture_channels(channels)
@@ -182,19 +205,32 @@ class ScaleSpacePipeline(SavedPipeline):
         if not 0 <= condition_noise <= 1:
             raise ValueError(f"condition_noise is {condition_noise}; give a level from 0 to 1")
         device = self._execution_device
+        labels = self._numbers(class_labels)
+        batch_size = _batch(batch_size, {"class_labels": labels, "latents": latents, "condition": condition}, generator)
+        labels = None if labels is None else labels.expand(batch_size).to(device)
+        steps = self.default_steps if num_inference_steps is None and timesteps is None else num_inference_steps
+        self.scheduler.set_timesteps(steps, timesteps=timesteps)
         # States stay in float32: rounding them to half precision would be noise that the process does not know.
         shape = (batch_size, channels, *self.scheduler.noise_size)
-        sample: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        labels = None if class_labels is None else class_labels.to(device)
+        if latents is None:
+            sample: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        elif tuple(latents.shape) == shape:
+            sample = latents.to(device, torch.float32)
+        else:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; the first timestep has states of shape {shape}"
+            )
         conditions: dict[str, Tensor] = {}
         if condition is not None:
             noise = randn_tensor(condition.shape, generator=generator, device=device, dtype=torch.float32)
             level = torch.full((batch_size,), condition_noise, device=device)
             noised = augmented(condition.to(device, torch.float32), level, noise)
             conditions = {"condition": noised.to(self.unet.dtype), "condition_noise": level}
-        self.scheduler.set_timesteps(num_inference_steps)
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # pyright: ignore[reportCallIssue]
+        self._num_timesteps, self._interrupt = len(self.scheduler.timesteps), False
+        with self.progress_bar(total=self._num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
             for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
+                if self.interrupt:
+                    break
                 model_output = self.unet(
                     sample.to(self.unet.dtype),
                     # As a tensor, since a compiled network would be compiled again for every number.
@@ -206,17 +242,45 @@ class ScaleSpacePipeline(SavedPipeline):
                 output = self.scheduler.step(model_output, timestep, sample, generator)
                 sample = output.prev_sample
                 if callback_on_step_end is not None:
-                    tensors = {"sample": sample, "pred_original_sample": output.pred_original_sample}
-                    sample = callback_on_step_end(self, step, timestep, tensors).get("sample", sample)
+                    tensors = {"latents": sample, "pred_original_sample": output.pred_original_sample}
+                    shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    sample = (callback_on_step_end(self, step, timestep, shown) or {}).get("latents", sample)
                 bar.set_postfix_str("{}x{}".format(*sample.shape[-2:]), refresh=False)
                 bar.update()
         self.maybe_free_model_hooks()
-        images: Any = (sample / 2 + 0.5).clamp(0, 1)
-        if output_type != "pt":
+        images: Any = sample if output_type == "latent" else (sample / 2 + 0.5).clamp(0, 1)
+        if output_type in ("np", "pil"):
             images = images.permute(0, 2, 3, 1).cpu().numpy()
         if output_type == "pil":
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _numbers(self, labels: ClassLabels | None) -> Tensor | None:
+        classes = self.unet.num_classes
+        if labels is not None:
+            return class_numbers(labels, classes, self.labels)
+        if classes is not None:
+            known = f": {listed(self.class_names)}" if self.labels else ""
+            raise ValueError(f"class_labels are missing, and the model has the classes 0 to {classes - 1}{known}")
+        return None
+
+
+def _batch(asked: int | None, given: Mapping[str, Tensor | None], generator: Any) -> int:
+    """The number of pictures, on which all arguments have to agree."""
+    counts = {name: len(value) for name, value in given.items() if value is not None and value.ndim}
+    if asked is not None:
+        counts = {"batch_size": asked, **counts}
+    batch = next(iter(counts.values()), 1)
+    if batch < 1:
+        raise ValueError(f"{next(iter(counts))} asks for {batch} pictures; ask for at least 1 picture")
+    if isinstance(generator, list):
+        counts["generator"] = len(generator)
+    for name, count in counts.items():
+        if count != batch:
+            raise ValueError(
+                f"{name} is for {count} pictures and {next(iter(counts))} for {batch}; give one number of them"
+            )
+    return batch
 
 
 def _check_fit(unet: FlexiUNet | None, scheduler: ScaleSpaceScheduler | None) -> None:
@@ -245,13 +309,3 @@ def check_picture_channels(channels: int) -> None:
             f"the model draws {channels} channels, and a picture has 1 (grey), 3 (RGB) or 4 (RGBA); "
             'take tensors by output_type "pt" or arrays by "np"'
         )
-
-
-def _instead(name: str, names: list[str]) -> str:
-    if not names:
-        return "the model knows its classes by number only"
-    folded = {known.casefold(): known for known in names}
-    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    if not near:
-        return f"the model has {listed(names)}"
-    return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"

@@ -20,11 +20,11 @@ from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, Manifest, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
 from scalespace.networks.flexi_unet import FlexiUNet
-from scalespace.pipelines.hub import fetched, is_hub_name
+from scalespace.pipelines.folders.hub import fetched, is_hub_name
+from scalespace.pipelines.folders.registration import CODE_FILE, PACKAGE, PIPELINE
+from scalespace.pipelines.folders.weights import PICKLES, VARIANT, WeightFiles
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.registration import CODE_FILE, PACKAGE, PIPELINE
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.pipelines.weights import PICKLES, VARIANT, WeightFiles
 from scalespace.reading import read_json
 from scalespace.values import misfit
 

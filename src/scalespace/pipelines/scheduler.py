@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -133,9 +134,8 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
         self._clip_range = clip_sample_range if clip_sample else None
         self._released_quirks = released_quirks
-        self._new_solver = _named(solver, _SOLVERS, "solver")
-        self._eta = eta
-        self._bridged = _named(bridge, _BRIDGES, "bridge")
+        _named(solver, _SOLVERS, "solver")
+        _named(bridge, _BRIDGES, "bridge")
         self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
         self._use(tuple(range(process.timesteps, 0, -1)))
 
@@ -154,10 +154,15 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def noise_size(self) -> Size:
-        """Height and width of the noise that sampling starts from, r(T)."""
-        return self.process.size(self.process.timesteps)
+        """Height and width of the state at the first of ``timesteps``, that of the noise that sampling starts from."""
+        return self.process.size(next(iter(self._next)))
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
         """Choose the timesteps that sampling stops at.
 
         Both timesteps of every change of resolution are among them if the steps suffice. So a change is crossed in the single
@@ -169,10 +174,18 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
                 equally spaced ones, from 2 to T, and the timesteps of changes come on top. ``len(timesteps)`` is the number of
                 network calls.
             device: Device for the tensor ``timesteps``.
+            timesteps: The timesteps themselves, 0..T-1 in falling order, in the place of their number.
 
         Raises:
-            ValueError: If ``num_inference_steps`` is out of its range.
+            ValueError: If ``num_inference_steps`` is out of its range, the timesteps are, or both or neither are given.
         """
+        if (timesteps is None) == (num_inference_steps is None):
+            given = "neither was" if timesteps is None else "both were"
+            raise ValueError(f"num_inference_steps or timesteps choose the steps, and {given} given; give one of them")
+        if timesteps is not None:
+            self._use(_grid(timesteps, self.process.timesteps), device)
+            return
+        assert num_inference_steps is not None
         if self._spacing is log_snr_grid:
             grid = log_snr_grid(self.process, num_inference_steps)
         else:
@@ -186,7 +199,8 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.tensor([t - 1 for t in grid], device=device)
         self.num_inference_steps = len(grid)
         # A new chain: what a solver remembers of an earlier one does not continue.
-        self._solver = self._bridged(self.process, self._new_solver(self.process, self._eta))
+        solver = _SOLVERS[self.config["solver"]](self.process, self.config["eta"])
+        self._solver = _BRIDGES[self.config["bridge"]](self.process, solver)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """Return the sample unchanged. diffusers' pipelines expect this method of every scheduler."""
@@ -290,6 +304,17 @@ def _blurring(sizes: tuple[Size, ...], change_points: tuple[int, ...], timesteps
             "give one size and no change points (--process.levels 1)"
         )
     return Blurring(sizes[0], timesteps, sigma_blur)
+
+
+def _grid(timesteps: Sequence[int], count: int) -> tuple[int, ...]:
+    """Grid points of timesteps that a user has chosen."""
+    grid = tuple(int(timestep) + 1 for timestep in timesteps)
+    if not grid or not all(0 < t <= count for t in grid) or any(later >= t for t, later in pairwise(grid)):
+        shown = ", ".join(str(t - 1) for t in grid[:5]) + (", ..." if len(grid) > 5 else "")
+        raise ValueError(
+            f"timesteps are {shown or 'none'}; give numbers from {count - 1} to 0, each smaller than the one before"
+        )
+    return grid
 
 
 def _check_given_once(config: Mapping[str, Any], process: ScaleSpaceProcess) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, read_manifest
-from scalespace.pipelines.hub import is_hub_name
+from scalespace.pipelines.folders.hub import is_hub_name
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline, proof_of_weights
 from scalespace.reading import read_json, reading

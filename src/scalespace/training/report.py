@@ -15,7 +15,7 @@ import torch
 
 from scalespace import __version__
 from scalespace.errors import UserError
-from scalespace.pipelines.card import Made
+from scalespace.pipelines.folders.card import Made
 from scalespace.reports.machine import device_name
 from scalespace.reports.run_page import RunPage, write_page
 from scalespace.training.run_directory import RunDirectory

@@ -42,7 +42,7 @@ from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
-from scalespace.pipelines.card import Made
+from scalespace.pipelines.folders.card import Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes

@@ -19,9 +19,9 @@ from huggingface_hub import create_repo, file_exists
 from scalespace.errors import UserError
 from scalespace.files import PARTIAL
 from scalespace.manifest import read_manifest, write_manifest
-from scalespace.pipelines.card import CARD, GRID, Made, model_card
-from scalespace.pipelines.registration import CODE, CODE_FILE, PACKAGE
-from scalespace.pipelines.weights import VARIANT, of_variant
+from scalespace.pipelines.folders.card import CARD, GRID, Made, model_card
+from scalespace.pipelines.folders.registration import CODE, CODE_FILE, PACKAGE
+from scalespace.pipelines.folders.weights import VARIANT, of_variant
 
 __all__ = ["SavedPipeline"]
 
