@@ -243,7 +243,7 @@ def _text(folder: Path) -> None:
     ("make", "sentence"),
     [
         (_absent, "there is no data at"),
-        (Path.mkdir, "holds no pictures; give a folder or a zip with PNG"),
+        (Path.mkdir, "holds no pictures; give a folder, a zip or tar files with PNG"),
         (_without_pictures, "holds no pictures"),
         (_text, "is neither a folder nor a whole zip file"),
     ],

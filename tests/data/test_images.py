@@ -455,7 +455,10 @@ def test_a_picture_that_vanishes_is_a_damaged_one(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere", "there is no data at 'nowhere'; give a folder of pictures, a zip of pictures, or synthetic:shapes"),
+        (
+            "nowhere",
+            "there is no data at 'nowhere'; give a folder, a zip or tar files of pictures, hf:NAME, or synthetic:shapes",
+        ),
         ("", "there is no data at ''"),
         ("synthetic:cats", "there is no synthetic source 'cats'; use one of: shapes"),
         ("synthetic:shapes:many", "does not say how many pictures; write synthetic:shapes:1000"),
@@ -475,7 +478,7 @@ def test_a_place_without_pictures_is_refused(tmp_path, place, files):
         (tmp_path / "data").mkdir()
     path = fill(tmp_path / place, files)
     with pytest.raises(
-        UserError, match=r"holds no pictures.*; give a folder or a zip with PNG, JPEG, WebP or BMP files"
+        UserError, match=r"holds no pictures.*; give a folder, a zip or tar files with PNG, JPEG, WebP or BMP files"
     ) as e:
         quietly(path)
     assert ("(2 files were not read: 1 .gif, 1 .txt)" in str(e.value)) == bool(files)

@@ -34,7 +34,7 @@ class Arguments(ModelConfig):
     """The options of the command."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Folder of images, zip of images, or synthetic:shapes."""
+    """Folder, zip or tar files of pictures, hf:NAME[:SPLIT] (Hugging Face datasets), or synthetic:shapes."""
     preset: Preset = "tiny"
     output: Annotated[str, Output(_check_output)] | None = None
     """Folder for information.png, information.svg and information.json. None writes no files."""

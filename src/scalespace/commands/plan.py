@@ -27,7 +27,7 @@ class Arguments(ModelConfig):
 
     preset: Preset = "tiny"
     data: str | None = None
-    """Folder of images, zip of images, or synthetic:shapes, whose spectrum gives the resolutions."""
+    """Pictures whose spectrum gives the resolutions, in any form that scalespace train takes."""
     tolerance: float | None = None
     """Only with --data: takes the place of --process.tolerance."""
     plot: FigureFile | None = None

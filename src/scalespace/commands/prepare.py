@@ -23,7 +23,7 @@ class Arguments:
     """The options of the command."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Folder or zip of pictures, or synthetic:shapes."""
+    """Folder, zip or tar files of pictures, hf:NAME[:SPLIT] (Hugging Face datasets), or synthetic:shapes."""
     size: tuple[int, int]
     """Height and width of the new pictures in pixels."""
     output: OutputPath

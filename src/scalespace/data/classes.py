@@ -70,7 +70,7 @@ class Classes:
         if not self.names:
             raise UserError(
                 f"--network.num-classes is {num_classes}, and {path} has no classes, since {self.obstacle}{empty}; put every "
-                "picture into the folder of its class, or give --network.num-classes None"
+                "picture into the folder of its class, give every one a label, or give --network.num-classes None"
             )
         if len(self.names) != num_classes:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Training pictures: a folder, a zip or a synthetic source, as one indexable data set of uint8 pictures.
+"""Training pictures: a folder, a zip or any other source, as one indexable data set of uint8 pictures.
 
 Pictures that are not too many are decoded once and kept in a file that is mapped into memory (`scalespace.data.decoded`);
 otherwise each is decoded when it is asked for, also inside the workers of a DataLoader.
@@ -209,14 +209,14 @@ def open_images(
     num_classes: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ImageDataset:
-    """Open a folder, a zip or a synthetic source as a data set of pictures of one size.
+    """Open a folder, a zip or another source as a data set of pictures of one size.
 
     PNG, JPEG, WebP and BMP files count as pictures (by their extension); hidden files and `__MACOSX` do not. Pictures
     smaller than the image size are enlarged and counted; if most are, the image size is taken for a mistake.
 
     Args:
-        path: A folder (searched to the bottom), a zip file, or `synthetic:shapes`, 10,000 procedural pictures;
-            `synthetic:shapes:500` is the first 500 of them.
+        path: A folder (searched to the bottom), a zip file, tar files or a data set of Hugging Face (`open_source` has their
+            forms), or `synthetic:shapes`, 10,000 procedural pictures; `synthetic:shapes:500` is the first 500 of them.
         image_size: (height, width) in pixels.
         channels: 3, or 1 for ``luminance``.
         cache_bytes: The pictures are decoded now and kept in the user's cache folder if they take no more than this. It is
@@ -239,7 +239,7 @@ def open_images(
         raise UserError(f"image size {height}x{width} holds no pixels; use at least 1x1")
     if channels not in (1, 3):
         raise UserError(f"--process.channels is {channels}; pictures from files have 3 channels, or 1 for grey")
-    source = open_source(path)
+    source = open_source(path, progress)
     if not may_enlarge:
         _check_native_sizes(path, source, image_size)
     labelling = find_classes(path, source.names, source.folders)

@@ -24,6 +24,7 @@ from scalespace.data.luminance import luminance
 from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
 from scalespace.data.sources.decoding import DECODING_RULE
+from scalespace.data.sources.opening import names_data
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
 from scalespace.metrics.statistics import Statistics, holds_features, read_statistics
@@ -155,7 +156,7 @@ def open_side(path: str, sampling: Sampling, image_size: tuple[int, int] | None 
 
 def may_be_model(path: str) -> bool:
     """Whether a side is a model to draw pictures from, or nothing is there, which is said where it is opened."""
-    return is_model(path_of(path)) or not (_Found(path).synthetic or path_of(path).exists())
+    return is_model(path_of(path)) or not (names_data(path) or path_of(path).exists())
 
 
 def held_at(path: str) -> Held:

@@ -129,7 +129,7 @@ class TrainConfig(ModelConfig):
     """A training run. The same configuration and seed on the same data give the same run."""
 
     data: str
-    """Folder of images, zip of images, or synthetic:shapes."""
+    """Folder, zip or tar files of pictures, hf:NAME[:SPLIT] (Hugging Face datasets), or synthetic:shapes."""
     output_dir: OutputFolder
     """Folder of the run. The same command again resumes the run in it."""
     init_from: str | None = None

@@ -16,14 +16,14 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scalespace.data.user_cache import keep, kept_file
 from scalespace.reports.progress import progress_bar
 
-__all__ = ["checksum", "file_checksums"]
+__all__ = ["checksum", "file_checksums", "file_states", "packed_checksums"]
 
 _THREADS = 4  # reading waits for the disk more than it computes
 _CHUNK = 64  # files a task
@@ -73,6 +73,54 @@ def file_checksums(root: Path, names: Sequence[str], progress: bool = True) -> l
         # Only a part of a folder may have been asked for, so the rest stays.
         _save(place, known | settled)
     return words
+
+
+def packed_checksums(
+    files: Sequence[Path], what: str, numbers: Sequence[int], read: Callable[[int], bytes], progress: bool = True
+) -> list[str]:
+    """Checksums of pictures that lie inside of larger files, kept until one of these changes.
+
+    Args:
+        files: The larger files. Nothing is kept where there are none, since all is in memory.
+        what: What is read of them, if not all is.
+        numbers: Which of the pictures, 0 or more.
+        read: Gives the contents of a picture.
+        progress: Whether reading that takes over two seconds shows a bar on stderr.
+
+    Returns:
+        The checksums; "unreadable" for a picture that cannot be read.
+    """
+    place = kept_file("checksums", "\n".join([what, *map(os.path.realpath, files)]), ".json") if files else None
+    states = [_state(str(file)) for file in files]
+    written, known = [_written(state) for state in states], _load(place)
+    words = known.get("words", []) if known.get("states") == written else []
+    words += [""] * (max(numbers, default=-1) + 1 - len(words))
+    unknown = [number for number in numbers if not words[number]]
+    bar = progress_bar(len(unknown), "reading contents", "pictures", progress)
+
+    def make(start: int) -> None:
+        chunk = unknown[start : start + _CHUNK]
+        for number in chunk:
+            try:
+                content = read(number)
+                words[number] = checksum(len(content), zlib.crc32(content))
+            except OSError:
+                words[number] = _UNREADABLE
+        bar.update(len(chunk))
+
+    now = time.time_ns()
+    with bar, ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(make, range(0, len(unknown), _CHUNK)):
+            pass
+    found = [words[number] for number in numbers]
+    if unknown and all(max(state[:2], default=now) < now - _SETTLED for state in states):
+        _save(place, {"states": written, "words": ["" if word == _UNREADABLE else word for word in words]})
+    return found
+
+
+def file_states(files: Sequence[Path]) -> list[str]:
+    """A word for each file that changes with its contents."""
+    return [_written(_state(str(file))) for file in files]
 
 
 def _state(path: str) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from PIL import Image
 from scalespace.data.left_out import LeftOut
 from scalespace.data.sources.decoding import FORMATS, decode_image, stored_size
 
-__all__ = ["Files"]
+__all__ = ["LARGEST_FILE", "Files"]
 
-_LARGEST_FILE = 256 << 20  # bytes
+LARGEST_FILE = 256 << 20
+"""Bytes that a picture may have at most before it is decoded."""
 
 
 class Files(ABC):
@@ -27,11 +28,11 @@ class Files(ABC):
     def load(self, index: int, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
         with self.open(index) as file:
             # A zip can hold gigabytes of zeros in a few kilobytes.
-            data = file.read(_LARGEST_FILE + 1)
+            data = file.read(LARGEST_FILE + 1)
         if not data:
             raise OSError("the file is empty")
-        if len(data) > _LARGEST_FILE:
-            raise OSError(f"the file is larger than {_LARGEST_FILE >> 20} MiB")
+        if len(data) > LARGEST_FILE:
+            raise OSError(f"the file is larger than {LARGEST_FILE >> 20} MiB")
         return decode_image(data, image_size)
 
     def native_size(self, index: int) -> tuple[int, int] | None:
