@@ -61,7 +61,7 @@ ALWAYS = {
     },
     "sample": {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),
-        *("trajectory", "variant", "dtype", "device", "json", "quiet"),
+        *("guidance_scale", "trajectory", "variant", "dtype", "device", "json", "quiet"),
     },
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
     "average": {"output", "width", "step"},
@@ -140,6 +140,7 @@ TRAININGS = [
     ("--process.levels 1 --level-sampling natural", "--level-sampling has no effect on a model of one resolution"),
     ("--condition-noise 0.3", "--condition-noise has no effect without --network.condition-size"),
     ("--full-rate-steps 9", "--full-rate-steps has no effect with --learning-rate-schedule constant"),
+    ("--label-dropout 0.1", "--label-dropout has no effect without --network.num-classes"),
     ("--ema-decay 0 --ema-power 0.5", "--ema-power has no effect with --ema-decay 0"),
     ("--sample-every 0 --sample-images 4", "--sample-images has no effect with --sample-every 0"),
     ("--sample-every 0 --sample-steps 9", "--sample-steps has no effect with --sample-every 0"),
@@ -245,6 +246,8 @@ def test_options_that_a_loaded_model_has_no_use_for_are_refused(model: str, tmp_
         ("--class-label 0", "on a model without classes"),
         ("--eta 0.5", "where the solver is not ddim"),
         ("--revision v1", "on a model in a folder"),
+        ("--guidance-interval 0.1 1", "without guidance"),
+        ("--guidance-model x", "without guidance"),
     ):
         _refused(capsys, [*words, *option.split()], f"{option.split()[0]} has no effect {why}")
     assert not (tmp_path / "out").exists()
@@ -339,7 +342,15 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "change_share": (0.5,),
     "weigh_changes": (True,),
 }
-_UNTOLD = {"process.tolerance", "full_rate_steps", "ema_power", "condition_noise", "sample_images", "sample_steps"}
+_UNTOLD = {
+    "label_dropout",
+    "process.tolerance",
+    "full_rate_steps",
+    "ema_power",
+    "condition_noise",
+    "sample_images",
+    "sample_steps",
+}
 
 
 def _runs() -> list[TrainConfig]:

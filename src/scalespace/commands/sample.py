@@ -23,6 +23,9 @@ from scalespace.training.configuration import DtypeName, SolverName, SpacingName
 __all__ = ["Arguments", "run"]
 
 
+_GUIDED = Need(lambda given: given.guidance_scale != 1, "without guidance", "give a --guidance-scale other than 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """The options of the command."""
@@ -51,6 +54,12 @@ class Arguments:
     """Number of pictures drawn together."""
     class_label: str | None = None
     """Class of all pictures, by name or by number; a word that is both is the name. With None, classes come in turn."""
+    guidance_scale: float = 1.0
+    """Above 1: stronger classes, on a model trained with --label-dropout; or better pictures, with --guidance-model."""
+    guidance_interval: tuple[float, float] | None = None
+    """Only with --guidance-scale: smallest and largest sigma / alpha, EDM's sigma, at which there is guidance."""
+    guidance_model: str | None = None
+    """Only with --guidance-scale: a worse model to guide away from, smaller or earlier, of the same resolutions and noise."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
     variant: str | None = None
@@ -69,7 +78,7 @@ class Arguments:
     needs: ClassVar[Needs] = {
         "revision": (
             Need(
-                lambda given: on_hub(given.model) or on_hub(given.upsample),
+                lambda given: any(map(on_hub, (given.model, given.upsample, given.guidance_model))),
                 "on a model in a folder",
                 "name one on the Hugging Face Hub",
             ),
@@ -81,6 +90,8 @@ class Arguments:
                 "give --solver ddim",
             ),
         ),
+        "guidance_interval": (_GUIDED,),
+        "guidance_model": (_GUIDED,),
         "bridge": (
             Need(
                 lambda given: given.bridge == "exact" or any(len(model.scheduler.sizes) > 1 for model in given.models),
@@ -100,16 +111,31 @@ class Arguments:
     @cached_property
     def models(self) -> tuple[Any, ...]:
         """The pipeline that draws and, where there is one, that which enlarges what it has drawn."""
+        paths = (self.model, self.upsample)
+        return tuple(self._opened(path) for path in paths if path is not None)
+
+    def guidance(self) -> dict[str, Any]:
+        """How the model that draws is guided, as arguments of its call."""
+        worse = None if self.guidance_model is None else self._opened(self.guidance_model)
+        return {
+            "guidance_scale": self.guidance_scale,
+            "guidance_interval": self.guidance_interval,
+            "guidance_model": worse,
+        }
+
+    def _opened(self, name: str) -> Any:
         from scalespace.training.models import open_model
 
         def note(line: str) -> None:
             say(line, error=self.json)
 
-        loading = {"variant": self.variant, "dtype": dtype_named(self.dtype)}
-        paths = (path_of(path) for path in (self.model, self.upsample) if path is not None)
-        return tuple(
-            open_model(path, note, not self.quiet, revision=self.revision if on_hub(path) else None, **loading)
-            for path in paths
+        return open_model(
+            path_of(name),
+            note,
+            not self.quiet,
+            variant=self.variant,
+            revision=self.revision if on_hub(name) else None,
+            dtype=dtype_named(self.dtype),
         )
 
 
@@ -136,6 +162,9 @@ def run(words: list[str]) -> None:
         except ValueError as error:
             raise UserError(cause(error)) from error
         model.to(device_named(given.device))
+    guidance = given.guidance()
+    if guidance["guidance_model"] is not None:
+        guidance["guidance_model"].to(device_named(given.device))
     processes = join()
     batches = -(-given.num_images // max(given.batch_size, 1))
     if 0 < batches < processes.count and not given.json:
@@ -154,6 +183,7 @@ def run(words: list[str]) -> None:
         progress=not given.quiet,
         upsample=others[0] if others else None,
         processes=processes,
+        guidance=guidance,
     )
     if not processes.is_first:
         return

@@ -95,6 +95,7 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
         attention_heads: Number of heads in every attention layer.
         dropout: Probability of dropping a feature in the residual blocks.
         num_classes: Number of classes to condition on. None makes an unconditional network.
+        null_class: Whether a further label, num_classes, stands for no class, so that the network predicts without one too.
         released_quirks: Whether to compute what the paper's released code does, for its checkpoints. Then the last decoder
             block of the target's level never runs, an input on its way to the full resolution is resized up first, and the
             adapted input of a lower level is no skip.
@@ -129,6 +130,7 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
         paths: str = "flexi",
         condition_size: Sequence[int] | None = None,
         min_channels_per_group: int = 4,
+        null_class: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = _checked_sizes(sizes)
@@ -171,7 +173,10 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks
         self.full = paths == "full"
+        if null_class and num_classes is None:
+            raise ValueError("null_class was given to a network without classes; set num_classes, or leave it out")
         self.num_classes = num_classes
+        self.no_class = num_classes if null_class else None
         self.in_channels = in_channels
         self.base_channels = base_channels
         self.blocks_per_level = blocks_per_level
@@ -191,6 +196,8 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
             nn.Linear(base_channels, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels)
         )
         self.class_embedding = nn.Embedding(num_classes, embedding_channels) if num_classes is not None else None
+        # By itself, so that a table of classes is that of as many classes, whoever takes its weights.
+        self.class_embedding_null = nn.Embedding(1, embedding_channels) if null_class else None
         if self.condition_size is not None:
             self.condition_mlp = nn.Sequential(
                 nn.Linear(base_channels, embedding_channels),
@@ -251,7 +258,8 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
             sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
             timestep: Time as diffusers counts it, 0..T-1 (grid point minus one). A number, or a tensor of shape () or (B,).
             target_size: (height, width) of the prediction, one of `sizes` and at least the sample's. None takes the sample's.
-            class_labels: Integers in 0..num_classes-1, shape (B,). Needed if and only if the network has classes.
+            class_labels: Integers in 0..num_classes-1, and num_classes for no class with null_class; shape (B,). Needed if and
+                only if the network has classes.
             return_dict: Whether to return a `FlexiUNetOutput` instead of a tuple.
             condition: Small pictures, shape (B, in_channels, *condition_size). Needed if and only if the network has a
                 condition_size.
@@ -341,8 +349,15 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
                 raise ValueError(
                     f"class_labels have shape {tuple(class_labels.shape)}; expected ({batch},), one per sample"
                 )
-            embedding = embedding + self.class_embedding(class_labels)
+            embedding = embedding + self._classes(class_labels, self.class_embedding)
         return embedding
+
+    def _classes(self, labels: Tensor, table: nn.Module) -> Tensor:
+        if self.class_embedding_null is None:
+            return table(labels)
+        null = labels == self.no_class
+        known = table(labels.masked_fill(null, 0))
+        return torch.where(null[:, None], self.class_embedding_null(torch.zeros_like(labels)), known)
 
     def _check_condition(self, condition: Tensor | None, condition_noise: Tensor | None) -> None:
         wanted = self.condition_size is not None

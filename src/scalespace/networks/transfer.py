@@ -16,7 +16,7 @@ from scalespace.networks.flexi_unet import FlexiUNet
 
 __all__ = ["Transfer", "take_weights"]
 
-_ATTENTION, _CLASSES = ".attention.", "class_embedding."
+_ATTENTION, _CLASSES = ".attention.", "class_embedding"
 
 # What must be the same, by the options' names, and how it is read off a network.
 _SHAPES: dict[str, Callable[[FlexiUNet], object]] = {

@@ -40,9 +40,11 @@ class DrawnBy:
     facts: Mapping[str, Any]
 
     @staticmethod
-    def of(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | None, options: Mapping[str, Any]) -> DrawnBy:
+    def of(
+        pipeline: ScaleSpacePipeline, others: Mapping[str, ScaleSpacePipeline | None], options: Mapping[str, Any]
+    ) -> DrawnBy:
         """What a model draws with its solver and these options; the model is known by its weights and configuration."""
-        models = {"model": pipeline} | ({} if upsample is None else {"upsample": upsample})
+        models = {"model": pipeline} | {name: other for name, other in others.items() if other is not None}
         facts: dict[str, Any] = {name: _digest(model) for name, model in models.items()}
         facts |= {name: pipeline.scheduler.config[name] for name in _OF_SOLVER}
         return DrawnBy(facts | dict(options))

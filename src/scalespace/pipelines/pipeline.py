@@ -16,6 +16,7 @@ from scalespace.diffusion.conditioning import augmented
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.registration import PACKAGE
 from scalespace.pipelines.folders.writing import SavedPipeline
+from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.labels import ClassLabels, class_numbers, number_of_name
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
@@ -154,6 +155,9 @@ class ScaleSpacePipeline(SavedPipeline):
         latents: Tensor | None = None,
         timesteps: Sequence[int] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = _TENSORS,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_model: ScaleSpacePipeline | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw pictures.
 
@@ -164,7 +168,7 @@ class ScaleSpacePipeline(SavedPipeline):
             num_inference_steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them. None takes
                 ``default_steps``.
             class_labels: Number or name of the class of all pictures, or a list or tensor with one for each; given if the
-                network has classes.
+                network has classes. A network with a null class draws without one if they are left out.
             output_type: "pil" (grey, RGB or RGBA of 1, 3 or 4 channels), "np" (floats in [0, 1], shape (B, H, W, C)) or "pt"
                 (the same as (B, C, H, W)), both of any number of channels; or "latent", the last state as it is, about -1..1.
             return_dict: Whether to return an output object and not a tuple.
@@ -177,6 +181,10 @@ class ScaleSpacePipeline(SavedPipeline):
             timesteps: Timesteps to stop at, as diffusers counts them, in falling order; in the place of num_inference_steps.
             callback_on_step_end_tensor_inputs: Which tensors the callback is given: "latents", the state reached, and
                 "pred_original_sample", the prediction it was reached with. Only "latents" can be changed.
+            guidance_scale: 1 is no guidance. Above it, predictions go further away from those of a worse model (``Guidance``):
+                the same network without the class, if it was trained with label dropout.
+            guidance_interval: Smallest and largest sigma / alpha (sigma in EDM) at which there is guidance. None is everywhere.
+            guidance_model: The worse model, a smaller or earlier one of the same process, on the same device.
 
         Returns:
             The pictures, in an ``ImagePipelineOutput`` or a tuple of one. An interrupted call gives the state's resolution.
@@ -210,6 +218,9 @@ class ScaleSpacePipeline(SavedPipeline):
         labels = None if labels is None else labels.expand(batch_size).to(device)
         steps = self.default_steps if num_inference_steps is None and timesteps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, timesteps=timesteps)
+        guide = check_guide(guidance_model, ScaleSpacePipeline, self.unet, self.scheduler)
+        guidance = Guidance(guidance_scale, guidance_interval, guide)
+        guidance.check(self.unet, class_labels is not None, self.scheduler)
         # States stay in float32: rounding them to half precision would be noise that the process does not know.
         shape = (batch_size, channels, *self.scheduler.noise_size)
         if latents is None:
@@ -231,14 +242,7 @@ class ScaleSpacePipeline(SavedPipeline):
             for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
                 if self.interrupt:
                     break
-                model_output = self.unet(
-                    sample.to(self.unet.dtype),
-                    # As a tensor, since a compiled network would be compiled again for every number.
-                    torch.tensor(timestep, device=device),
-                    self.scheduler.target_size(timestep),
-                    labels,
-                    **conditions,
-                ).sample.float()
+                model_output = guidance.output(self.unet, sample, timestep, self.scheduler, labels, conditions)
                 output = self.scheduler.step(model_output, timestep, sample, generator)
                 sample = output.prev_sample
                 if callback_on_step_end is not None:
@@ -259,6 +263,8 @@ class ScaleSpacePipeline(SavedPipeline):
         classes = self.unet.num_classes
         if labels is not None:
             return class_numbers(labels, classes, self.labels)
+        if self.unet.no_class is not None:
+            return torch.tensor(self.unet.no_class)
         if classes is not None:
             known = f": {listed(self.class_names)}" if self.labels else ""
             raise ValueError(f"class_labels are missing, and the model has the classes 0 to {classes - 1}{known}")

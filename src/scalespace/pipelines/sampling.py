@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import call_activations
 from scalespace.pipelines.drawn_by import DrawnBy, file_name
+from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -121,6 +123,7 @@ def sample_to_folder(
     progress: bool = True,
     upsample: ScaleSpacePipeline | None = None,
     processes: Processes | None = None,
+    guidance: Mapping[str, Any] | None = None,
 ) -> SampleFiles:
     """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
 
@@ -141,6 +144,7 @@ def sample_to_folder(
         progress: Whether to show bars on stderr.
         upsample: The second model of a cascade, which enlarges the pictures of the first.
         processes: Those that share the batches, all with the same arguments; None for this one alone.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
 
     Raises:
         UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
@@ -155,18 +159,21 @@ def sample_to_folder(
         check_picture_channels(pipeline.unet.config.in_channels)
         for model in filter(None, (pipeline, upsample)):
             model.scheduler.set_timesteps(steps)
+        guided = check_guidance(pipeline, guidance or {})
         # Generators of all pictures would fill the memory before the first is drawn, but the seed can be checked.
         image_generators(seed, ())
     except ValueError as error:
         raise UserError(cause(error)) from error
     check_disk(f"{num_images:,} pictures", folder, num_images, 0, "give a smaller --num-images, or another --output")
     for model in filter(None, (pipeline, upsample)):
-        check_batch(model.unet, min(batch_size, num_images), model.device, "lower --batch-size")
+        # Guidance by the model itself runs it on twice the pictures.
+        copies = 2 if guided and model is pipeline else 1
+        check_batch(model.unet, copies * min(batch_size, num_images), model.device, "lower --batch-size")
 
     def begin() -> tuple[DrawnBy, frozenset[int]]:
-        drawn_by = DrawnBy.of(
-            pipeline, upsample, {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label}
-        )
+        models = {"upsample": upsample, "guidance-model": (guidance or {}).get("guidance_model")}
+        facts = {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label, **guided}
+        drawn_by = DrawnBy.of(pipeline, models, facts)
         return drawn_by, drawn_by.found(folder, num_images)
 
     drawn_by, kept = processes.first(begin)
@@ -181,7 +188,7 @@ def sample_to_folder(
             numbers = due[start + processes.rank]
             recorder = Trajectory() if trajectory and numbers.start == 0 else None
             bar = f"{numbers.start + 1}-{numbers.stop} of {num_images}" if progress else None
-            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar)
+            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar, guidance or {})
             for number, image in zip(numbers, images, strict=True):
                 picture = to_picture(2 * image - 1)
                 write_file(folder / file_name(number), lambda file, picture=picture: drawn_by.save(picture, file))
@@ -208,6 +215,7 @@ def _drawn(
     label: int | None,
     recorder: Trajectory | None,
     bar: str | None,
+    guidance: Mapping[str, Any],
 ) -> torch.Tensor:
     """Pictures in [0, 1], shape (len(numbers), C, H, W)."""
     generators = image_generators(seed, numbers)
@@ -221,6 +229,7 @@ def _drawn(
         output_type="pt",
         return_dict=False,
         callback_on_step_end=recorder,
+        **guidance,
     )[0]
     if upsample is None:
         return images
@@ -234,6 +243,27 @@ def _drawn(
         return_dict=False,
         condition=2 * images - 1,
     )[0]
+
+
+def check_guidance(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse guidance that a model cannot be given, before anything is drawn.
+
+    Args:
+        pipeline: The model, with its timesteps chosen.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of its call.
+
+    Returns:
+        What tells pictures that are guided so from others, by name; empty where nothing is guided.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    guide = check_guide(guidance.get("guidance_model"), ScaleSpacePipeline, pipeline.unet, pipeline.scheduler)
+    chosen = Guidance(guidance.get("guidance_scale", 1.0), guidance.get("guidance_interval"), guide)
+    chosen.check(pipeline.unet, pipeline.unet.num_classes is not None, pipeline.scheduler)
+    if chosen.scale == 1:
+        return {}
+    return {"guidance-scale": chosen.scale, "guidance-interval": chosen.interval and list(chosen.interval)}
 
 
 def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | None) -> None:

@@ -135,6 +135,8 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
     network = model.network
     if not 0 <= network.dropout < 1:
         raise UserError(f"the network cannot be built: dropout is {network.dropout}; give at least 0 and less than 1")
+    if not 0 <= model.label_dropout < 1:
+        raise UserError(f"label_dropout is {model.label_dropout}; give at least 0 and less than 1")
     try:
         return FlexiUNet(
             sizes=sizes,
@@ -151,6 +153,7 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
             paths=network.paths,
             condition_size=network.condition_size,
             min_channels_per_group=network.min_channels_per_group,
+            null_class=model.label_dropout > 0,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built: {cause(error)}") from error

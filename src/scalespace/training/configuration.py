@@ -118,6 +118,8 @@ class ModelConfig:
     """Solver that the model is sampled with unless another one is chosen. The paper's is ancestral."""
     spacing: SpacingName = "log_snr"
     """Spacing of sampling steps unless another is chosen: equal in time, or in log-SNR (best for multistep and corrected)."""
+    label_dropout: float = 0.0
+    """Probability that a picture of a training batch has no class, so that the model can be guided; 0.1 is usual."""
     released_quirks: bool = False
     """Do what the paper's released code does where it differs from the paper (docs/notation.md lists the differences)."""
 

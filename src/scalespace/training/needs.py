@@ -69,6 +69,13 @@ MODEL: Needs = {
         ),
     ),
     "process.shifted": (SEVERAL_LEVELS,),
+    "label_dropout": (
+        Need(
+            lambda given: given.network.num_classes is not None,
+            "without --network.num-classes",
+            "give the number of classes by --network.num-classes",
+        ),
+    ),
     "network.paths": (SEVERAL_LEVELS,),
     "sigma_data": (
         Need(lambda given: given.prediction == "v", "with --prediction {prediction}", "give --prediction v"),

@@ -42,7 +42,7 @@ from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.operators.resize import Resize
-from scalespace.pipelines.folders.card import Made
+from scalespace.pipelines.folders.card import UNKNOWN, Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
@@ -57,7 +57,7 @@ from scalespace.training.time_sampling import TimeGroup
 __all__ = ["EMA_FILE", "Trainer", "learning_rate"]
 
 # Words of the random keys that keep the streams of one seed apart.
-_GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION = range(5)
+_GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION, _LABELS = range(6)
 _AHEAD = 4
 _PROBE = 8  # pictures of each of the two batches that a variance is measured with
 # Options, or beginnings of their names, on which the number of pictures of each step depends.
@@ -173,8 +173,8 @@ class Trainer:
         """What a batch adds to the objective of its step: the sum over processes and parts is the mean over all pictures."""
         device, seed, whole = self.accelerator.device, self.config.seed, batch.whole
         # Grid points stay on the CPU, where the tables and the operators' eigenvalues are.
-        times = self.times.times(batch.group, len(whole), _generator("cpu", seed, _TIMES, step))
-        t = times[batch.positions.start - whole.start : batch.positions.stop - whole.start]
+        own = slice(batch.positions.start - whole.start, batch.positions.stop - whole.start)
+        t = self.times.times(batch.group, len(whole), _generator("cpu", seed, _TIMES, step))[own]
         torch.manual_seed(_key(seed, _DROPOUT, step, batch.positions.start))
 
         x_0 = to_model(batch.images.to(device, non_blocking=True), batch.flips)
@@ -182,6 +182,9 @@ class Trainer:
         marginal = self.process.marginal(x_0, t)
         x_t = marginal.draw(self._noise(_NOISE, batch.positions, tuple(marginal.mean.shape[1:])))
         labels = batch.labels.to(device) if self.config.network.num_classes is not None else None
+        if labels is not None and (no_class := self._saved.no_class) is not None:
+            lots = torch.rand(len(whole), generator=_generator("cpu", seed, _LABELS, step))[own]
+            labels = labels.masked_fill((lots < self.config.label_dropout).to(device), no_class)
         condition = self._condition(x_0, batch.positions)
         with self.accelerator.autocast():
             output = self.network(x_t, t.to(device) - 1, batch.group.target_size, labels, **condition).sample
@@ -351,14 +354,12 @@ class Trainer:
     def _names(self) -> list[str]:
         return [name for name, _ in self._saved.named_parameters()]
 
-    def save_pipeline(
-        self, path: Path, class_names: Sequence[str] = (), made: Made | None = None, **facts: Any
-    ) -> None:
+    def save_pipeline(self, path: Path, class_names: Sequence[str] = (), made: Made = UNKNOWN, **facts: Any) -> None:
         """Write the pipeline with the averaged weights, names of classes, facts for its manifest, and what its card says."""
         named = self.config.network.num_classes is not None and len(class_names) > 0
         with self.averaged() as network:
             pipeline = ScaleSpacePipeline(network, self.scheduler, dict(enumerate(class_names)) if named else None)
-            pipeline.made = made or Made()
+            pipeline.made = made
             pipeline.save_pretrained(path, facts=facts)
 
     @contextmanager

@@ -12,12 +12,12 @@ from typing import Any
 
 from scalespace.errors import printable
 
-__all__ = ["CARD", "GRID", "Made", "model_card"]
+__all__ = ["CARD", "GRID", "UNKNOWN", "Made", "model_card"]
 
 CARD, GRID = "README.md", "grid.png"
 """Names of the card and of the picture in it, in the folder of a model."""
 _SHOWN = 20  # names of classes
-_UNKNOWN = "Not known: the model was saved without its run."
+_NOT_KNOWN = "Not known: the model was saved without its run."
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Made:
     figures: Mapping[str, str] = field(default_factory=dict)
     licence: str | None = None
     grid: Path | None = None
+
+
+UNKNOWN = Made()
+"""Nothing is known of how a model was made."""
 
 
 def model_card(
@@ -74,9 +78,9 @@ def model_card(
     sections: dict[str, Sequence[str]] = {
         "Use": use,
         "Model": [*_table(model), *(["", f"Classes: {shown}{more}."] if classes else [])],
-        "Data": [printable(line) for line in made.data] or [_UNKNOWN],
+        "Data": [printable(line) for line in made.data] or [_NOT_KNOWN],
         "Licence": ["Not stated; who publishes the model has to say it." if made.licence is None else made.licence],
-        "Compute": _table(made.compute) or [_UNKNOWN],
+        "Compute": _table(made.compute) or [_NOT_KNOWN],
         "Figures": _table(made.figures) or ["None were measured when the model was saved (`scalespace evaluate`)."],
     }
     if made.grid is not None:

@@ -19,7 +19,7 @@ from huggingface_hub import create_repo, file_exists
 from scalespace.errors import UserError
 from scalespace.files import PARTIAL
 from scalespace.manifest import read_manifest, write_manifest
-from scalespace.pipelines.folders.card import CARD, GRID, Made, model_card
+from scalespace.pipelines.folders.card import CARD, GRID, UNKNOWN, model_card
 from scalespace.pipelines.folders.registration import CODE, CODE_FILE, PACKAGE
 from scalespace.pipelines.folders.weights import VARIANT, of_variant
 
@@ -29,7 +29,7 @@ __all__ = ["SavedPipeline"]
 class SavedPipeline(DiffusionPipeline):
     """Saving of a pipeline whose parts are "unet" and "scheduler"."""
 
-    made = Made()
+    made = UNKNOWN
     """What the card says of how the model was made."""
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -150,7 +150,7 @@ class SavedPipeline(DiffusionPipeline):
 
     def _write_card(self, folder: Path, name: str | None) -> None:
         source = Path(str(self.config.get("_name_or_path") or ""))
-        if self.made == Made() and (source / "model_index.json").is_file() and (source / CARD).is_file():
+        if self.made == UNKNOWN and (source / "model_index.json").is_file() and (source / CARD).is_file():
             for file in filter(Path.is_file, (source / CARD, source / GRID)):
                 shutil.copyfile(file, folder / file.name)
             return
