@@ -4,23 +4,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 from scalespace.commands.parsing import Preset, part, read_with_preset, say
+from scalespace.effects import Need, Needs
 from scalespace.launch import launched
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["Arguments", "run"]
 
 
+_EVALUATED = Need(
+    lambda given: given.evaluate_every > 0 and given.evaluate_data is not None,
+    "where the run is not measured",
+    "give --evaluate-every and --evaluate-data too",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrainConfig):
     """The options of the command."""
 
+    evaluate_every: int = 0
+    """Number of steps between two measurements of the averaged weights, and one at the end. 0 measures nothing."""
+    evaluate_data: str | None = None
+    """Folder or zip of held-out pictures, which drawn ones are compared with. They are prepared as those of --data."""
+    evaluate_images: int = 1000
+    """Number of pictures to draw for a measurement."""
+    evaluate_steps: int = 50
+    """Number of sampling steps for a measurement."""
+    evaluate_metrics: str = "fid,kid"
+    """List of fid, kid, prdc, swd, spectrum and colour, with commas, as of scalespace evaluate."""
     preset: Preset = "tiny"
     quiet: bool = False
     """Show no progress bars."""
+
+    needs: ClassVar[Needs] = {
+        **TrainConfig.needs,
+        "evaluate_every": (
+            Need(
+                lambda given: given.evaluate_data is not None,
+                "without --evaluate-data",
+                "name the pictures to compare with by --evaluate-data",
+            ),
+        ),
+        "evaluate_data": (
+            Need(lambda given: given.evaluate_every != 0, "without --evaluate-every", "give an --evaluate-every"),
+        ),
+        "evaluate_images": (_EVALUATED,),
+        "evaluate_steps": (_EVALUATED,),
+        "evaluate_metrics": (_EVALUATED,),
+    }
 
     def __post_init__(self):
         # Values are checked when the configuration is taken out of this, where an error is not the parser's.
@@ -36,11 +72,21 @@ def run(words: list[str]) -> None:
     config = part(TrainConfig, given)
     from scalespace.training.loop import train
 
-    trained = train(config, progress=not given.quiet, say=say)
+    evaluation = None
+    if given.evaluate_every != 0:
+        from scalespace.metrics.training.held_out import HeldOut
+
+        metrics = tuple(filter(None, given.evaluate_metrics.replace(" ", "").split(",")))
+        evaluation = HeldOut(
+            given.evaluate_every, given.evaluate_data, given.evaluate_images, given.evaluate_steps, metrics
+        )
+    trained = train(config, progress=not given.quiet, say=say, evaluation=evaluation)
     if launched()[0] > 0:
         return
     say(f"model      {trained.model_path}")
     say(f"log        {trained.log_path}")
+    if trained.evaluations.path.exists():
+        say(f"measured   {trained.evaluations.path}")
     say(f"page       {trained.path / 'index.html'}")
     try:
         from scalespace.training.loss_plot import plot_losses

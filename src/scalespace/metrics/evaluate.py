@@ -32,7 +32,7 @@ from scalespace.metrics.sides import Held, Side, open_sides
 from scalespace.metrics.sliced_wasserstein import patches_of_pictures, sliced_wasserstein
 from scalespace.metrics.statistics import Statistics, check_statistics_path
 
-__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "allowed_metrics", "evaluate"]
+__all__ = ["INCEPTION_VARIABLE", "METRICS", "Options", "allowed_metrics", "compare", "evaluate"]
 
 _OF_NEIGHBOURS = ("precision", "recall", "density")
 
@@ -113,6 +113,11 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
         check_statistics_path(Path(options.save_statistics))
     progress = progress and launched()[0] == 0
     sides = open_sides(generated, reference, options.sampling, options.size, options.cache, progress)
+    return compare(sides, extractor, options, progress)
+
+
+def compare(sides: tuple[Side, Side], extractor: FeatureExtractor, options: Options, progress: bool) -> Evaluation:
+    """Measure how far the first of two sides is from the second; arguments and errors as of ``evaluate``."""
     metrics = _metrics(options, sides)
     _check(sides, metrics, options.neighbours)
     needed = options.save_statistics is not None or any(_METRICS[name].needs != "pictures" for name in metrics)

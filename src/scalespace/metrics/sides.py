@@ -33,7 +33,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.reading import path_of
 from scalespace.training.models import is_model, open_model
 
-__all__ = ["Held", "Side", "held_at", "may_be_model", "open_side", "open_sides"]
+__all__ = ["Held", "Side", "drawn_side", "held_at", "may_be_model", "open_pictures", "open_side", "open_sides"]
 
 Held = Literal["moments", "features", "pictures"]
 """What may be known of a side. Of pictures the other two can be computed."""
@@ -291,23 +291,42 @@ def _open(found: _Found, sampling: Sampling, size: tuple[int, int], channels: in
         converted = channels == 1 and not _is_grey(pictures)
         for part in pictures.split(_BATCH) if converted else ():
             part[:] = torch.from_numpy(luminance(part.movedim(1, -1).numpy())).movedim(-1, 1)
-        side = Side(
-            f"{path} ({sampling.steps} steps, seed {sampling.seed})",
-            (height, width),
-            len(pictures),
-            lambda: pictures,
-            preparation=Preparation((height, width), luminance=len(pictures)) if converted else None,
-            grey=_is_grey(pictures),
-            constant=_is_constant(pictures),
-        )
+        made = Preparation((height, width), luminance=len(pictures)) if converted else None
+        drawn = drawn_side(f"{path} ({sampling.steps} steps, seed {sampling.seed})", pictures)
+        side = replace(drawn, preparation=made)
     else:
-        side = _open_files(path, size, channels, cache, progress)
+        side = open_pictures(path, size, channels, cache, progress)
     if side.count < 2:
         raise UserError(f"{path} gives {side.count} picture; a distance of sets needs at least 2 on each side")
     return side
 
 
-def _open_files(path: str, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
+def drawn_side(name: str, pictures: Tensor) -> Side:
+    """Pictures that were drawn, uint8 of shape (N, 3, H, W), as a side of that name."""
+    height, width = pictures.shape[-2:]
+    return Side(
+        name,
+        (height, width),
+        len(pictures),
+        lambda: pictures,
+        grey=_is_grey(pictures),
+        constant=_is_constant(pictures),
+    )
+
+
+def open_pictures(path: str, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
+    """Open a folder or a zip of pictures as a side, at a size to which they are brought as training does.
+
+    Args:
+        path: Path of the pictures, or synthetic:shapes:N.
+        size: (height, width) to bring them to.
+        channels: 3, or 1 for pictures in luminance.
+        cache: Whether what is measured of them is kept in the user's cache folder.
+        progress: Whether what takes over two seconds shows a bar on stderr.
+
+    Raises:
+        UserError: If they cannot be opened.
+    """
     data = open_images(path, size, channels=channels, cache_bytes=0, progress=progress)
     numbers = _own_pictures(data.names)
     pictures: list[Tensor] = []

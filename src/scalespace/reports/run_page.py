@@ -22,6 +22,8 @@ __all__ = ["RunPage", "write_page"]
 _POINTS = 400
 """Points of a curve; longer logs are averaged over windows."""
 _TEMPLATE = "run_page.html"
+_SHARES = "precision, recall, density, coverage"
+"""Metrics in one chart, whose names have no beginning in common."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RunPage:
         log: Lines of log.jsonl.
         grids: Step and file of every sample grid, relative to the page.
         tables: Tables of names and values, by their headings; empty ones are left out.
+        evaluations: Lines of evaluations.jsonl.
     """
 
     title: str
@@ -47,6 +50,7 @@ class RunPage:
     log: Sequence[Mapping[str, Any]]
     grids: Sequence[tuple[int, str]]
     tables: Mapping[str, Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]] = ()
 
 
 def write_page(page: RunPage, path: Path) -> None:
@@ -82,11 +86,22 @@ def _data(page: RunPage) -> dict[str, Any]:
         "charts": {
             "weighted loss by resolution": {name: curve for name, curve in curves.items() if "->" not in name},
             "weighted loss at changes of resolution": {name: curve for name, curve in curves.items() if "->" in name},
+            **_evaluations(page.evaluations),
             "norm of the gradient": {"": _curve((r["step"], r.get("gradient_norm")) for r in page.log)},
             "pictures a second": {"": _curve((r["step"], r.get("pictures_per_second")) for r in page.log)},
         },
         "grids": [{"step": step, "file": file} for step, file in page.grids],
     }
+
+
+def _evaluations(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Charts of what was measured: what belongs together, by its name up to the first "_", is in one."""
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in dict.fromkeys(name for record in records for name in record["metrics"]):
+        group, _, part = (_SHARES, "", name) if name in _SHARES else name.partition("_")
+        curve = _curve((r["step"], r["metrics"].get(name)) for r in records)
+        charts.setdefault(f"from held-out pictures: {group}", {})[part] = curve
+    return charts
 
 
 def _paths(log: Iterable[Mapping[str, Any]]) -> list[str]:

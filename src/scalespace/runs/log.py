@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from scalespace.errors import UserError
 from scalespace.files import REMEDY, flush, why, write_file
 from scalespace.reading import check_readable, parse_json
 
-__all__ = ["Log", "is_number"]
+__all__ = ["Log", "has_losses", "has_metrics"]
 
+# Of steps whose losses are logged together.
+_GROUP = re.compile(r"\d{1,9}x\d{1,9}( -> \d{1,9}x\d{1,9})?")
 _LONGEST_LINE, _LARGEST = 1 << 20, 1e30  # characters read at once, and no number of a record
 
 
@@ -48,6 +51,10 @@ class Log:
         """All records. What is none is left out, such as a last line that a crash has cut short."""
         return list(self._records())
 
+    def has(self, step: int) -> bool:
+        """Whether there is a record of a step."""
+        return any(record["step"] == step for record in self._records())
+
     def rewind(self, step: int) -> None:
         """Drop what was logged after ``step``, since it is about to be done again."""
         if self.path.exists():
@@ -67,12 +74,25 @@ class Log:
             for line in iter(lambda: file.readline(_LONGEST_LINE), ""):
                 with contextlib.suppress(ValueError):
                     record = parse_json(line)
-                    if isinstance(record, dict) and is_number(record.get("step"), int) and self._is_record(record):
+                    if isinstance(record, dict) and _is_number(record.get("step"), int) and self._is_record(record):
                         yield record
 
 
-def is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of that type, not below 0 and in proportion."""
+def has_losses(record: dict[str, Any]) -> bool:
+    """Whether the losses of a record, if it has any, are such by resolution, as training logs them."""
+    losses = record.get("losses", {})
+    return isinstance(losses, dict) and all(
+        _GROUP.fullmatch(name) and _is_number(loss, float) for name, loss in losses.items()
+    )
+
+
+def has_metrics(record: dict[str, Any]) -> bool:
+    """Whether a record has figures by their names, as measuring a run gives them."""
+    metrics = record.get("metrics")
+    return isinstance(metrics, dict) and all(type(value) in (int, float) for value in metrics.values())
+
+
+def _is_number(value: Any, kind: type) -> bool:
     return type(value) is kind and 0 <= value < _LARGEST
 
 

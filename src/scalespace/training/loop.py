@@ -34,6 +34,7 @@ from scalespace.training.build import (
 )
 from scalespace.training.changes import told
 from scalespace.training.configuration import TrainConfig
+from scalespace.training.evaluation import Evaluation, Evaluator
 from scalespace.training.recorder import Recorder
 from scalespace.training.report import RunReport
 from scalespace.training.run_directory import DataIdentity, RunDirectory
@@ -50,13 +51,19 @@ __all__ = ["accelerator_for", "train"]
 _DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.PickleError, SafetensorError)
 
 
-def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None] = print) -> RunDirectory:
+def train(
+    config: TrainConfig,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+    evaluation: Evaluation | None = None,
+) -> RunDirectory:
     """Train, or go on training, until ``max_steps``.
 
     Args:
         config: The run.
         progress: Whether to show progress bars on stderr.
         say: Takes a line for the user where something is worth telling.
+        evaluation: Measures the run from time to time, which changes nothing of its weights; None does not.
 
     Returns:
         The run's directory; its ``model_path`` holds the trained pipeline.
@@ -88,6 +95,7 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         initial = start_from(config.init_from, network, scheduler, processes, say, progress)
     trainer = Trainer(config, accelerator, scheduler, network, processes)
     processes.first(lambda: RunDirectory(config, None) and check_unlocked(folder))
+    evaluator = None if evaluation is None else Evaluator(evaluation, trainer, progress)
     data = open_images(
         config.data,
         scheduler.image_size,
@@ -117,10 +125,8 @@ def train(config: TrainConfig, progress: bool = True, say: Callable[[str], None]
         run = RunDirectory(config, identity, say, initial)
         accelerator.init_trackers("scalespace", config={"seed": config.seed, "batch_size": config.batch_size})
         first = _resume(run, trainer, progress, say)
-        if first > config.max_steps:
-            raise UserError(f"{run.path} is already at step {first}; give --max-steps of at least that")
         report = RunReport(run, trainer, (*data.found(), *data.met()), first, say)
-        _take_steps(run, trainer, data, first, stopping, report, progress)
+        _take_steps(run, trainer, data, first, stopping, report, progress, evaluator, say)
         processes.first(
             lambda: write_directory(
                 run.model_path,
@@ -144,6 +150,8 @@ def _take_steps(
     stopping: Stopping,
     report: RunReport,
     progress: bool,
+    evaluator: Evaluator | None,
+    say: Callable[[str], None],
 ) -> None:
     config, processes = trainer.config, trainer.processes
     recorder = Recorder(run, trainer.accelerator, config, processes)
@@ -153,6 +161,17 @@ def _take_steps(
     )
     # Before the first step there is nothing to save, and a signal does what it does to any program.
     with stopping, bar, _reported(report, processes.is_first) as shown:
+
+        def evaluate(step: int) -> None:
+            assert evaluator is not None
+            started = time.perf_counter()
+            if (why := evaluator.evaluate(run, step)) is not None:
+                say(why)
+            recorder.pause(time.perf_counter() - started)
+
+        # Where a run was stopped between its checkpoint and the measuring of it.
+        if evaluator is not None and evaluator.due(first) and not processes.first(lambda: run.evaluations.has(first)):
+            evaluate(first)
         for step, result in enumerate(trainer.steps(data, first), start=first + 1):
             recorder.add(step, result)
             last = step == config.max_steps
@@ -179,6 +198,8 @@ def _take_steps(
                 raise Stopped(_farewell(run, step, stopping.reason))
             if config.sample_every and step % config.sample_every == 0:
                 save_grid(trainer, run.path / "samples" / f"step-{step:08d}.png", data, progress)
+            if evaluator is not None and evaluator.due(step):
+                evaluate(step)
 
 
 @contextmanager
@@ -219,6 +240,8 @@ def _resume(run: RunDirectory, trainer: Trainer, progress: bool, say: Callable[[
     processes = trainer.processes
     found = processes.first(partial(run.checkpoint_to_resume, progress))
     step, changed = 0 if found is None else found.step, processes.first(lambda: run.changes_since(found))
+    if step > trainer.config.max_steps:
+        raise UserError(f"{run.path} is already at step {step}; give --max-steps of at least that")
     if found is not None:
         _load(found, trainer, tuple(changed))
     processes.first(lambda: run.record_changes(step))

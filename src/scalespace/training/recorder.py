@@ -73,6 +73,10 @@ class Recorder:
             self.flush()
             self._stop(f"the last {result.skipped.in_a_row} gradients are not finite", step, result)
 
+    def pause(self, seconds: float) -> None:
+        """Leave out of the pace what was no training."""
+        self.since += seconds
+
     def flush(self) -> str:
         """Write what has gathered; returns a word for the progress bar.
 

@@ -79,6 +79,7 @@ class RunReport:
             max_steps=self._max_steps,
             seconds_left=left,
             log=self.run.read_log(),
+            evaluations=self.run.evaluations.read(),
             grids=[(int(path.stem.removeprefix("step-")), f"samples/{path.name}") for path in self._grids()],
             tables=self._tables,
         )

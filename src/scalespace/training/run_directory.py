@@ -3,6 +3,7 @@
     run.json                    the configuration, the fingerprint of the data and the names of their classes: which run this is
     log.jsonl                   losses per resolution, one line every few steps
     checkpoints/step-00005000/  everything needed to go on as if nothing had happened, and a manifest that proves it whole
+    evaluations.jsonl           distances from pictures that are held out, one line every few steps, if asked for
     samples/step-00005000.png   pictures drawn with the averaged weights
     index.html                  all of that as a page for a browser
     averages/                   snapshots of averaged weights, from which others are made
@@ -15,7 +16,6 @@ happens to it later is found by its manifest.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -30,7 +30,7 @@ from scalespace.manifest import read_manifest
 from scalespace.reading import read_json
 from scalespace.runs.checkpoints import Checkpoint, Checkpoints
 from scalespace.runs.lock import LOCK
-from scalespace.runs.log import Log, is_number
+from scalespace.runs.log import Log, has_losses, has_metrics
 from scalespace.training.changes import (
     CHANGES,
     FREE,
@@ -55,7 +55,6 @@ _SIZES = frozenset({"process.image_size", "process.sizes"})
 _RECORDED = frozenset({*_OF_DATA, "initial_weights", CHANGES})
 # What networks had before there was an option, where that is not its default.
 _FORMER_NETWORK = {"min_channels_per_group": 1}
-_GROUP = re.compile(r"\d{1,9}x\d{1,9}( -> \d{1,9}x\d{1,9})?")  # of steps whose losses are logged together
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
 # What may lie in the folder before a run begins: what a first start has left, and where its output is sent to.
 _NO_RUN = (LOCK, f"{PARTIAL}*", "*.log", "*.out", "*.err")
@@ -105,7 +104,9 @@ class RunDirectory:
         self._pending: Differences = {}
         self._config = config
         self.log_path = self.path / "log.jsonl"
-        self._log = Log(self.log_path, _is_record)
+        self._log = Log(self.log_path, has_losses)
+        self.evaluations = Log(self.path / "evaluations.jsonl", has_metrics)
+        """Figures of the run, one line every few steps."""
         self.model_path = self.path / MODEL
         self.averages_path = self.path / AVERAGES
         self._checkpoints = Checkpoints(self.path / CHECKPOINTS, config.keep_checkpoints, say, config.keep_every)
@@ -290,6 +291,7 @@ class RunDirectory:
                 "bring the folder back and give the same command again"
             )
         self._log.flush()
+        self.evaluations.flush()
         self._checkpoints.save(step, write, self._identity)
 
     def append_log(self, record: dict[str, Any]) -> None:
@@ -301,8 +303,9 @@ class RunDirectory:
         return self._log.read()
 
     def rewind_log(self, step: int) -> None:
-        """Drop what was logged after ``step``, since it is about to be done again."""
+        """Drop what was logged and measured after ``step``, since it is about to be done again."""
         self._log.rewind(step)
+        self.evaluations.rewind(step)
 
 
 def recorded(output_dir: str, option: str) -> Any:
@@ -319,14 +322,6 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     network = identity.get("network")
     former = {"network": _FORMER_NETWORK | network} if isinstance(network, dict) else {}
     return {**identity, **former}
-
-
-def _is_record(line: dict[str, Any]) -> bool:
-    """Whether a line is one that ``Recorder`` writes."""
-    losses = line.get("losses", {})
-    return isinstance(losses, dict) and all(
-        _GROUP.fullmatch(name) and is_number(loss, float) for name, loss in losses.items()
-    )
 
 
 def _identity(config: TrainConfig, data: DataIdentity | None) -> dict[str, Any]:

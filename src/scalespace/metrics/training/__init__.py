@@ -1,0 +1,1 @@
+"""What measures a run while it is trained."""
