@@ -22,7 +22,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,12 +62,14 @@ class DecodedPictures:
         flags: What there is to be told of each picture, shape (N,), uint8.
         checksums: CRC-32 of each picture's pixels, shape (N,); None where the pixels are in this process's own memory.
         place: The file that the pixels are mapped from.
+        content: Fingerprint of the pictures that were decoded; None where it was not compared with them.
     """
 
     pixels: Tensor
     flags: np.ndarray
     checksums: np.ndarray | None = None
     place: Path | None = None
+    content: str | None = None
 
     def __post_init__(self) -> None:
         self._unchecked = np.full(len(self.flags), self.checksums is not None)
@@ -145,7 +147,7 @@ def all_decoded(reader: Reader, largest: int, say: Callable[[str], None]) -> Dec
                 # Another process may have made it by now.
                 kept = _recalled(place, reader) or _keep(place, reader, content, largest)
         if isinstance(kept, DecodedPictures):
-            return kept
+            return replace(kept, content=content)
         say(f"the decoded pictures are not kept for the next start: {kept}")
     return _in_memory(reader, say)
 

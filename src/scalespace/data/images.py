@@ -102,7 +102,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
         It does not depend on where they lie. Files are read for it, each only once (`scalespace.data.sources.checksums`).
         """
-        return self.fingerprint_of(None)
+        return (self._decoded and self._decoded.content) or self.fingerprint_of(None)
 
     @property
     def former_fingerprint(self) -> str:
