@@ -420,3 +420,14 @@ def test_parts_of_other_models_are_refused_also_when_they_are_assigned_later():
     assert pipeline(num_inference_steps=3, output_type="pt").images.shape == (1, 3, 8, 8)
     pipeline.scheduler = small_scheduler(solver="ddim")
     assert pipeline.config["scheduler"] == ("scalespace", "ScaleSpaceScheduler")
+
+
+def test_the_configuration_of_another_scheduler_makes_none(tmp_path):
+    DDPMScheduler().save_pretrained(tmp_path)
+    config = DDPMScheduler.from_pretrained(tmp_path).config
+    for make in (
+        lambda: ScaleSpaceScheduler.from_config(config),
+        lambda: ScaleSpaceScheduler.from_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="the configuration is of a DDPMScheduler, not of a ScaleSpaceScheduler"):
+            make()

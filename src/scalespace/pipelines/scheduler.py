@@ -139,6 +139,13 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
         self._use(tuple(range(process.timesteps, 0, -1)))
 
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # What other classes have in common with this one would make the process of the defaults, without a word.
+        if (theirs := config_dict.get("_class_name", cls.__name__)) != cls.__name__:
+            raise ValueError(f"the configuration is of a {theirs}, not of a {cls.__name__}; give one of that")
+        return super().extract_init_dict(config_dict, **kwargs)
+
     def __len__(self) -> int:
         return self.process.timesteps
 
