@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from scalespace.cli import main
 from scalespace.errors import UserError
-from scalespace.training.changes import allowed_names, field_names
+from scalespace.training.changes import allowed_names, check_possible, field_names, way_out
 from scalespace.training.configuration import ProcessConfig
 from scalespace.training.loop import train
 from scalespace.training.run_directory import RunDirectory
@@ -119,6 +119,11 @@ def test_a_change_that_is_impossible_in_this_direction_is_refused(run):
         UserError, match="average_every cannot change from 0 to 2 while a run goes on, since the averages"
     ):
         _train(run.path, average_every=2, allow_change=("average_every",))
+    differences = {"label_dropout": (0.0, 0.1)}
+    with pytest.raises(UserError, match="since it decides whether the network knows a label for no class"):
+        check_possible(differences)
+    assert way_out(differences) == ""
+    check_possible({"label_dropout": (0.2, 0.1)})
     with pytest.raises(UserError, match="mixed_precision cannot change from no to fp16"):
         _train(run.path, mixed_precision="fp16", allow_change=("mixed-precision",))
     assert (run.path / "run.json").read_bytes() == before

@@ -156,6 +156,8 @@ def _fixed(name: str) -> str | None:
 def _obstacle(name: str, before: Any, now: Any) -> str | None:
     if name == "average_every" and not before:
         return "the averages of its first steps were not kept"
+    if name == "label_dropout" and bool(before) != bool(now):
+        return "it decides whether the network knows a label for no class"
     if name == "mixed_precision" and now == "fp16":
         return "its checkpoints have no scale for gradients in half precision"
     return None
