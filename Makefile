@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN ?= runs/demo
+DEMO ?= runs/demo
+RUN ?= runs/demo-train
 
-.PHONY: help setup demo test faults lint benchmark clean
+.PHONY: help setup demo demo-train test faults lint benchmark clean
 
 help:
-	@echo "make demo       train a small model on procedural pictures and sample from it (runs/demo)"
+	@echo "make demo       draw emoji with the model that comes with the package, in a minute (runs/demo)"
+	@echo "make demo-train train a small model on procedural pictures and sample from it, in minutes (runs/demo-train)"
 	@echo "make test       run all tests"
 	@echo "make faults     kill, corrupt and starve small runs, and see that nothing is lost (minutes)"
 	@echo "make lint       style, types and import rules"
@@ -24,6 +26,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
+	@rm -rf $(DEMO)
+	$(BIN)/scalespace demo --output $(DEMO)
+
+demo-train: setup
 	@rm -rf $(RUN)
 	$(BIN)/scalespace train --preset tiny --data synthetic:shapes --output-dir $(RUN) --max-steps 400 --batch-size 32 \
 		--learning-rate 1e-3 --warmup-steps 50 --ema-decay 0.99 --change-share 0.03 --checkpoint-every 200 --sample-every 0
@@ -46,4 +52,4 @@ benchmark: setup
 	$(BIN)/python -m pytest benchmarks
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) $(DEMO) $(RUN)

@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,13 @@ from hypothesis import settings
 # The same examples on every run and every machine; the first call of a kernel is no sign of a slow test.
 settings.register_profile("scalespace", derandomize=True, deadline=None, max_examples=15, database=None)
 settings.load_profile("scalespace")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heard():
+    """A shell lets what it runs in the background ignore interrupts, which the package then does not answer either."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -70,4 +70,6 @@ from .pipelines.pictures import picture_grid as picture_grid
 from .pipelines.pictures import to_picture as to_picture
 from .pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
 from .pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
+from .pipelines.shipped import load_shipped as load_shipped
+from .pipelines.upscaling import upscale as upscale
 from .training.time_sampling import TimeSampler as TimeSampler

@@ -19,6 +19,7 @@ from scalespace.processes import joined
 __all__ = ["main"]
 
 _COMMANDS = {
+    "demo": "emoji by the model that comes with the package, in a minute",
     "plan": "what a model will cost: levels, parameters, GFLOPs",
     "prepare": "bring pictures of any size to one size, exactly as training does",
     "train": "train a model on a folder or zip of images, or resume its training",
@@ -52,6 +53,7 @@ Scale Space Diffusion: one pixel-space diffusion model whose noisy steps run on 
 {_LINES}
 
 examples:
+  scalespace demo
   scalespace plan --preset celeba64-4l
   scalespace train --preset tiny --data synthetic:shapes --output-dir runs/shapes --max-steps 2000
   scalespace sample runs/shapes/model --num-images 64 --steps 50 --output runs/shapes/pictures

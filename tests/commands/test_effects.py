@@ -65,6 +65,7 @@ ALWAYS = {
     },
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
     "average": {"output", "width", "step"},
+    "demo": {"output", "num_images", "steps", "seed", "device", "json", "quiet"},
     "bench": {*_ALWAYS_OF_A_MODEL, "batch_size", "seconds", "json"},
     "prepare": {"size", "output", "held_out", "json", "quiet"},
     "reproduce": {"output", "json", "quiet"},
@@ -340,6 +341,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "weight_gamma": (2.0,),
     "weight_snr": ("base",),
     "change_share": (0.5,),
+    "level_shares": ((1.0, 3.0),),
     "weigh_changes": (True,),
 }
 _UNTOLD = {

@@ -302,6 +302,12 @@ def test_a_side_that_does_not_fit_is_one_sentence(make, sentence, sides, tmp_pat
         assert sentence in cli_error(capsys, ["evaluate", *pair, *QUICK])
 
 
+def test_a_model_of_colours_may_draw_grey_pictures(model, sides, monkeypatch, capsys):
+    grey = torch.randint(256, (8, 1, 16, 16), dtype=torch.uint8).expand(8, 3, 16, 16)
+    monkeypatch.setattr("scalespace.metrics.sides.draw", lambda *_: grey)
+    assert _json(capsys, str(model), sides[1], "--metrics", "swd", "--num-images", "8")["generated"]["count"] == 8
+
+
 def test_small_pictures_need_another_extractor(tmp_path, capsys):
     sides = [str(_folder(tmp_path / name, 8, first, (12, 12))) for name, first in (("a", 0), ("b", 8))]
     assert "pictures of 12x12 are too small for the built-in features" in cli_error(

@@ -82,6 +82,18 @@ def test_refuses_a_share_that_is_none(share: float):
         TimeSampler(small_scheduler().process, share)
 
 
+@pytest.mark.parametrize(("change_share", "expected"), [(None, [0.19, 0.05, 0.76]), (0.3, [0.14, 0.3, 0.56])])
+def test_levels_get_the_batches_that_they_are_given(change_share, expected):
+    sampler = TimeSampler(small_scheduler().process, change_share, weighted=True, level_shares=(1, 4))
+    assert [group.size for group in sampler.groups] == [(8, 8), (4, 4), (4, 4)]
+    torch.testing.assert_close(sampler.probabilities, torch.tensor(expected).double())
+    # The objective is that of the density all the same.
+    mean = [sampler.weight(group) * p for group, p in zip(sampler.groups, sampler.probabilities, strict=True)]
+    torch.testing.assert_close(torch.stack(mean), sampler.shares)
+    with pytest.raises(ValueError, match="3 shares were given for the batches of 2 levels"):
+        TimeSampler(small_scheduler().process, level_shares=(1, 1, 1))
+
+
 def test_a_share_has_no_effect_where_no_resolution_changes():
     process = ScaleSpaceScheduler(sizes=((8, 8),), change_points=()).process
     assert TimeSampler(process, 0.5).probabilities.tolist() == [1.0]

@@ -30,8 +30,9 @@ _GUIDED = Need(lambda given: given.guidance_scale != 1, "without guidance", "giv
 class Arguments:
     """The options of the command."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Folder of a model, run (its newest checkpoint if not finished) or checkpoint, or OWNER/NAME on the Hugging Face Hub."""
+    model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
+    """Folder of a model, run (its newest checkpoint if not finished) or checkpoint, or OWNER/NAME on the Hugging Face Hub. None
+    takes the model that comes with the package, which draws emoji."""
     output: OutputFolder
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16
@@ -111,8 +112,11 @@ class Arguments:
     @cached_property
     def models(self) -> tuple[Any, ...]:
         """The pipeline that draws and, where there is one, that which enlarges what it has drawn."""
-        paths = (self.model, self.upsample)
-        return tuple(self._opened(path) for path in paths if path is not None)
+        from scalespace.pipelines.shipped import load_shipped
+
+        loading = {"variant": self.variant, "dtype": dtype_named(self.dtype)}
+        first = load_shipped(**loading) if self.model is None else self._opened(self.model)
+        return (first,) if self.upsample is None else (first, self._opened(self.upsample))
 
     def guidance(self) -> dict[str, Any]:
         """How the model that draws is guided, as arguments of its call."""
@@ -145,6 +149,8 @@ def run(words: list[str]) -> None:
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
 
     example: scalespace sample runs/photos --output so-far
+
+    example: scalespace sample --output emoji
     """
     given = read(Arguments, words, run)
     from scalespace.pipelines.sampling import sample_to_folder, use_solver

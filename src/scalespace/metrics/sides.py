@@ -288,12 +288,14 @@ def _open(found: _Found, sampling: Sampling, size: tuple[int, int], channels: in
     if found.pipeline is not None:
         pictures = draw(found.pipeline, sampling, progress)
         height, width = pictures.shape[-2:]
+        by_chance = channels != 1 and not _is_stored_in_grey(found) and _is_grey(pictures)
         converted = channels == 1 and not _is_grey(pictures)
         for part in pictures.split(_BATCH) if converted else ():
             part[:] = torch.from_numpy(luminance(part.movedim(1, -1).numpy())).movedim(-1, 1)
         made = Preparation((height, width), luminance=len(pictures)) if converted else None
         drawn = drawn_side(f"{path} ({sampling.steps} steps, seed {sampling.seed})", pictures)
-        side = replace(drawn, preparation=made)
+        # A model of colours that has drawn none of them so far is none of grey pictures.
+        side = replace(drawn, preparation=made, grey=None if by_chance else drawn.grey)
     else:
         side = open_pictures(path, size, channels, cache, progress)
     if side.count < 2:

@@ -101,10 +101,11 @@ def _inputs(network: FlexiUNet, size: Size) -> dict[str, Any]:
     device = next(network.parameters()).device
     channels: int = network.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
     time = torch.zeros(1, dtype=torch.int64, device=device)
-    inputs: dict[str, Any] = {"sample": torch.empty(1, channels, *size, device=device), "timestep": time}
+    floats: dict[str, Any] = {"device": device, "dtype": network.dtype}
+    inputs: dict[str, Any] = {"sample": torch.empty(1, channels, *size, **floats), "timestep": time}
     if network.num_classes is not None:
         inputs["class_labels"] = time
     if network.condition_size is not None:
-        inputs["condition"] = torch.empty(1, channels, *network.condition_size, device=device)
+        inputs["condition"] = torch.empty(1, channels, *network.condition_size, **floats)
         inputs["condition_noise"] = torch.zeros(1, device=device)
     return inputs

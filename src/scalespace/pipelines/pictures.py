@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_chan
 __all__ = ["Trajectory", "image_generators", "picture_grid", "to_picture", "to_uint8"]
 
 _GAP = 2
+_FRAME, _LAST_FRAME = 120, 3000  # milliseconds that a frame of an animation stays
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -110,3 +112,23 @@ class Trajectory:
             for i in chosen
         ]
         return picture_grid(rows, columns=len(chosen))
+
+    def first(self, count: int) -> Trajectory:
+        """That of the first ``count`` pictures alone."""
+        part = Trajectory(min(count, self.pictures))
+        part.states = [(state[:count], prediction[:count]) for state, prediction in self.states]
+        return part
+
+    def save_animation(self, file: Path) -> None:
+        """Write the predictions of all pictures, side by side, as an animation that ends on the finished ones.
+
+        Args:
+            file: File to write. Its ending says of which kind: .webp, .gif or .png.
+        """
+        height, width = self.states[-1][1].shape[-2:]
+        frames = [
+            picture_grid([to_picture(one).resize((width, height), Image.Resampling.NEAREST) for one in prediction])
+            for _, prediction in self.states
+        ]
+        shown = [*[_FRAME] * (len(frames) - 1), _LAST_FRAME]
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=shown, loop=0, lossless=True)

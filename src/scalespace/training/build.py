@@ -161,7 +161,12 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
 
 def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
     """What draws the times of a run's batches."""
-    return TimeSampler(process, config.change_share, config.weigh_changes, config.times)
+    try:
+        return TimeSampler(
+            process, config.change_share, config.weigh_changes, config.times, config.level_shares or None
+        )
+    except ValueError as error:
+        raise UserError(f"level_shares: {cause(error)}") from error
 
 
 def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSampler) -> LevelBatches:

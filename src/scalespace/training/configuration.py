@@ -180,8 +180,10 @@ class TrainConfig(ModelConfig):
     """Which SNR the weight is a function of: the process's own, or that of the base noise schedule before the shift."""
     change_share: float | None = None
     """Fraction of batches drawn at resolution changes. None keeps their natural share of the timesteps, as the paper does."""
+    level_shares: tuple[float, ...] = ()
+    """How the batches inside levels are shared by the levels, highest first, in any unit. None given: their natural shares."""
     weigh_changes: bool = False
-    """Weigh batches at resolution changes down by as much as change-share makes them more frequent."""
+    """Weigh batches down by as much as change-share and level-shares make their kind more frequent, and up where less."""
     condition_noise: float = 0.5
     """Only with network.condition-size: largest level of the noise that is added to the small pictures, 0..1."""
     flip: bool = True
@@ -239,6 +241,8 @@ class TrainConfig(ModelConfig):
             raise UserError(f"ema_decay is {self.ema_decay}; give a number from 0 up to but not including 1")
         if not 0 <= self.condition_noise <= 1:
             raise UserError(f"condition_noise is {self.condition_noise}; a level of noise lies between 0 and 1")
+        if not all(share > 0 for share in self.level_shares):
+            raise UserError(f"level_shares are {self.level_shares}; give numbers above 0")
         if self.change_share is not None and not 0 <= self.change_share <= 1:
             raise UserError(f"change_share is {self.change_share}; a share lies between 0 and 1")
         allowed_names(self.allow_change, set(field_names(self)))

@@ -140,9 +140,14 @@ TRAINING: Needs = {
         ),
     ),
     "change_share": (SEVERAL_LEVELS,),
+    "level_shares": (SEVERAL_LEVELS,),
     "weigh_changes": (
         SEVERAL_LEVELS,
-        Need(lambda given: given.change_share is not None, "without --change-share", "give a --change-share"),
+        Need(
+            lambda given: given.change_share is not None or bool(given.level_shares),
+            "without --change-share and --level-shares",
+            "give one of them",
+        ),
     ),
     "condition_noise": (
         Need(

@@ -67,11 +67,13 @@ class TimeSampler:
         process: The process to train on.
         change_share: Fraction of the batches at resolution changes, where there are any, all changes alike; None leaves every
             group what the density gives it.
+        level_shares: How the other batches are shared by the levels, highest resolution first, as numbers above 0 in any unit,
+            where there are several levels. None leaves every level what the density gives it.
         weighted: Whether ``weight`` makes up for the share, so that the objective is that of the density alone.
         density: Density of the grid points.
 
     Raises:
-        ValueError: If the share is not in [0, 1].
+        ValueError: If the share is not in [0, 1], or there are not as many level shares as levels.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TimeSampler:
         change_share: float | None = None,
         weighted: bool = False,
         density: Density = "uniform",
+        level_shares: Sequence[float] | None = None,
     ):
         if change_share is not None and not 0 <= change_share <= 1:
             raise ValueError(
@@ -93,8 +96,18 @@ class TimeSampler:
         self.probabilities = self.shares
         """Fraction of the batches that every group gets, float64."""
         changes = torch.tensor([group.is_change for group in self.groups])
+        inside = self.shares
+        if level_shares is not None and changes.any():
+            levels = int((~changes).sum())
+            if len(level_shares) != levels:
+                raise ValueError(
+                    f"{len(level_shares)} shares were given for the batches of {levels} levels; give one for each"
+                )
+            inside = torch.zeros_like(self.shares).masked_scatter(~changes, torch.tensor(level_shares).double())
+            inside *= self.shares[~changes].sum() / inside.sum()
+            self.probabilities = torch.where(changes, self.shares, inside)
         if change_share is not None and changes.any():
-            inside = (1 - change_share) * self.shares / self.shares[~changes].sum()
+            inside = (1 - change_share) * inside / inside[~changes].sum()
             self.probabilities = torch.where(changes, change_share / int(changes.sum()), inside)
         self._weighted = weighted
 

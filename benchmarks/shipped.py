@@ -1,0 +1,188 @@
+"""Makes the model that comes with the package from its training run, measures it, and writes its card.
+
+    python -m benchmarks.shipped make RUN [RUN ...] --width 0.1 --heldout emoji64-heldout.zip
+    python -m benchmarks.shipped measure --data emoji64.zip --heldout emoji64-heldout.zip --calls 20 30 50 100
+    python -m benchmarks.shipped nearest --data emoji64.zip
+
+``make`` takes the average of that width, in half precision, and a few held-out pictures for the demo.
+``measure`` adds the distances of its pictures to the held-out ones, at several numbers of calls, to docs/results/shipped.json,
+beside those of the training pictures themselves.
+``nearest`` draws 16 pictures and beside each the nearest training pictures, in EfficientNet-Lite0's features and in pixels.
+The card is written after each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scalespace.data.images import open_images
+from scalespace.metrics.drawing import Sampling
+from scalespace.metrics.evaluate import Options, evaluate
+from scalespace.metrics.extractors.efficientnet import EfficientNetFeatures
+from scalespace.metrics.features import extract
+from scalespace.pipelines.pictures import picture_grid
+from scalespace.pipelines.sampling import draw
+from scalespace.pipelines.shipped import HELDOUT, SHIPPED, load_shipped
+from scalespace.reports.provenance import provenance
+from scalespace.training.models import averaged_model
+
+DOCS = Path(__file__).parents[1] / "docs/results"
+FIGURES, NEAREST = DOCS / "shipped.json", DOCS / "shipped-nearest.png"
+METRICS = ("fid", "kid", "swd", "spectrum", "colour")
+FEATURES = {"learned": "efficientnet-lite0", "built-in": None}
+FLOOR = "training pictures"
+CALLS_OF_NEAREST = 30
+_UNSEEN = 8  # held-out pictures that come with the model
+
+
+def make(given: argparse.Namespace) -> dict[str, Any]:
+    """The weights in half precision, with the solver of the run, and how they were trained."""
+    pipeline, step, _ = averaged_model(given.runs[-1], given.width)
+    pipeline.to(torch.float16)
+    SHIPPED.mkdir(parents=True, exist_ok=True)
+    pipeline.save_pretrained(SHIPPED)
+    unseen = open_images(str(given.heldout), pipeline.scheduler.image_size)
+    chosen = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(given.seed))[:_UNSEEN]
+    sheet = torch.cat(list(unseen.batch(chosen)[0]), 2)
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(SHIPPED / HELDOUT)
+    return {
+        "width": given.width,
+        "parameters": sum(parameter.numel() for parameter in pipeline.unet.parameters()),
+        "runs": [*(_trained(run) for run in given.runs[:-1]), _trained(given.runs[-1], step)],
+    }
+
+
+def _trained(run: Path, end: int | None = None) -> dict[str, Any]:
+    """A run up to a step, or to its last checkpoint."""
+    options = json.loads((run / "run.json").read_text())
+    end = end or max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    spent = [(line["step"], line["pictures_per_second"]) for line in lines if line["step"] <= end]
+    # A line tells of the steps since the one before it.
+    seconds = sum(
+        (at - before) * options["batch_size"] / rate
+        for (at, rate), (before, _) in zip(spent, [(0, 0.0), *spent[:-1]], strict=True)
+    )
+    return {"steps": end, "pictures": end * options["batch_size"], "hours": seconds / 3600, "options": options}
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Distances to the held-out pictures, by numbers of calls."""
+    found: dict[str, Any] = {}
+    for name, features in FEATURES.items():
+        metrics = METRICS if features else METRICS[:2]
+        for calls in (FLOOR, *given.calls):
+            sampling = Sampling(given.count, 30 if calls == FLOOR else calls, given.seed, 32)
+            side = str(given.data if calls == FLOOR else SHIPPED)
+            options = Options(metrics, features=features, sampling=sampling, seed=given.seed)
+            told = evaluate(side, str(given.heldout), options).as_dict()
+            rows = {row["key"]: [row[key] for key in ("value", "low", "high")] for row in told["metrics"]}
+            found.setdefault(str(calls), {})[name] = {"counts": told["metrics"][0]["counts"], **rows}
+            print(calls, name, json.dumps(rows), flush=True)
+    return found
+
+
+def nearest(given: argparse.Namespace) -> None:
+    """A row for every drawn picture: itself, the nearest in features, the nearest in pixels."""
+    pipeline, extractor = load_shipped(), EfficientNetFeatures()
+    drawn = draw(pipeline, range(16), CALLS_OF_NEAREST, given.seed)
+    data = open_images(str(given.data), (drawn.shape[-2], drawn.shape[-1]))
+    known = data.batch(torch.arange(len(data)))[0]
+    columns = [
+        drawn,
+        known[_nearest(extract(extractor, drawn, progress=True), extract(extractor, known, progress=True))],
+        known[_nearest(drawn.flatten(1).float(), known.flatten(1).float())],
+    ]
+    order = [columns[kind][number] for half in (0, 8) for kind in range(3) for number in range(half, half + 8)]
+    picture_grid([Image.fromarray(one.permute(1, 2, 0).numpy()) for one in order], columns=8).save(NEAREST)
+
+
+def _nearest(drawn: Tensor, known: Tensor) -> Tensor:
+    return torch.cdist(drawn, known).argmin(1)
+
+
+def card(figures: dict[str, Any]) -> str:
+    """The text of the card, of which every number is in the figures."""
+    made = figures["made"]
+    text = (Path(__file__).parent / "shipped_card.md").read_text()
+    runs = [
+        f"{number}. {run['steps']:,} steps, {run['pictures']:,} pictures, {run['hours']:.1f} hours:\n\n"
+        f"```json\n{json.dumps(run['options'], indent=1, default=str)}\n```\n"
+        for number, run in enumerate(made["runs"], start=1)
+    ]
+    return text.format(
+        parameters=f"{made['parameters'] / 1e6:.2f}",
+        pictures=f"{sum(run['pictures'] for run in made['runs']):,}",
+        hours=f"{sum(run['hours'] for run in made['runs']):.1f}",
+        width=made["width"],
+        commit=made["commit"],
+        runs="\n".join(runs),
+        table=_table(figures.get("measured", {})),
+        floor=FLOOR,
+    )
+
+
+def _table(measured: dict[str, Any]) -> str:
+    if not measured:
+        return "Not measured yet."
+    keys = [
+        ("learned", "kid", "kernel distance x 1000, EfficientNet-Lite0"),
+        ("learned", "fid", "Frechet distance, EfficientNet-Lite0"),
+        ("built-in", "kid", "kernel distance x 1000, built-in"),
+        ("learned", "swd_mean", "sliced Wasserstein x 1000"),
+    ]
+    rows = ["| pictures | " + " | ".join(title for *_, title in keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for calls, found in measured.items():
+        cells = [found[kind].get(key) for kind, key, _ in keys]
+        name = calls if calls == FLOOR else f"{calls} calls"
+        rows.append(f"| {name} | " + " | ".join("" if c is None else _interval(c) for c in cells) + " |")
+    return "\n".join(rows)
+
+
+def _interval(values: Sequence[float]) -> str:
+    value, low, high = values
+    return f"{value:.4g} ({low:.4g} to {high:.4g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    one = parts.add_parser("make")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="each from the weights of the one before")
+    one.add_argument("--width", type=float, default=0.1, help="of the average of weights")
+    others = [parts.add_parser(name) for name in ("measure", "nearest")]
+    for part in (one, *others):
+        part.add_argument("--seed", type=int, default=0)
+    for part in (one, others[0]):
+        part.add_argument("--heldout", type=Path, required=True)
+    for part in others:
+        part.add_argument("--data", type=Path, required=True)
+    others[0].add_argument("--calls", type=int, nargs="+", default=[20, 30, 50, 100])
+    others[0].add_argument("--count", type=int, default=357, help="pictures to draw")
+    given = parser.parse_args()
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() and given.part != "make" else {}
+    source = provenance(f"python -m benchmarks.shipped {shlex.join(sys.argv[1:])}", getattr(given, "seed", None))
+    if given.part == "make":
+        figures["made"] = make(given) | {"commit": source.commit}
+    elif given.part == "measure":
+        figures["measured"] = figures.get("measured", {}) | measure(given)
+        figures["measured_by"] = source.as_dict()
+    else:
+        nearest(given)
+        figures["nearest_by"] = source.as_dict()
+    FIGURES.write_text(json.dumps(figures, indent=2, default=str) + "\n")
+    (SHIPPED / "README.md").write_text(card(figures))
+
+
+if __name__ == "__main__":
+    main()

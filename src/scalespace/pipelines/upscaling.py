@@ -1,0 +1,103 @@
+"""Enlarging a small picture by the rest of the chain.
+
+The state at a grid point t of a low resolution depends on the picture through its small version alone:
+x_t = alpha_t y + sigma_t eps with y = M_{0->t} x_0. So a small picture gives x_t exactly, and the steps from t on draw what it
+does not tell. On the way each prediction x0_s is replaced by the nearest one whose small version is y,
+
+    x0_s + A^+ (y - A x0_s),  A = M_{s->t}
+
+so that the result, brought down again, is the small picture, up to the range of pixels, in which the result is clipped.
+
+Source of the replacement: Wang, Yu and Zhang 2022, DDNM (arXiv 2212.00490), here with the degradation of the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from scalespace.diffusion.degradation import Degradation
+from scalespace.diffusion.prediction import Prediction
+from scalespace.operators.linear import LinearOperator
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+
+__all__ = ["Consistent", "upscale"]
+
+
+@dataclass(frozen=True)
+class Consistent(Prediction):
+    """Another prediction, corrected so that its small version is a given picture.
+
+    Args:
+        noise: The noise of the process.
+        base: The prediction to correct.
+        degradation: The degradation of the process.
+        small: The small picture y in [-1, 1], shape (B, C, h, w).
+        at: A grid point of its resolution.
+    """
+
+    base: Prediction
+    degradation: Degradation
+    small: Tensor
+    at: int
+
+    def x0(self, output: Tensor, x_t: Tensor, t: int | Tensor, M: LinearOperator) -> Tensor:
+        x0_s = self.base.x0(output, x_t, t, M)
+        A = self.degradation.operator(int(t), self.at) @ M
+        return x0_s + A.adjoint_function(lambda e: 1 / e, self.small - A(x0_s))
+
+
+def upscale(
+    pipeline: ScaleSpacePipeline,
+    pictures: Tensor,
+    *,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    num_inference_steps: int = 50,
+    class_labels: Any = None,
+) -> Tensor:
+    """Draw large pictures of which small ones are given. Several of one picture are variations of it.
+
+    Args:
+        pipeline: A model of several resolutions.
+        pictures: Pictures in [-1, 1], shape (B, C, h, w), with (h, w) one of the model's resolutions below the full one.
+        generator: Source of all noise; a list has one for each picture.
+        num_inference_steps: Steps of a whole chain, as ``ScaleSpaceScheduler.set_timesteps`` takes them. Those from the
+            resolution of the pictures up are taken.
+        class_labels: As the pipeline takes them, if the network has classes.
+
+    Returns:
+        Pictures in [0, 1], shape (B, C, H, W).
+
+    Raises:
+        ValueError: If the model has no such resolution or other channels, or another argument does not fit.
+    """
+    scheduler: Any = ScaleSpaceScheduler.from_config(pipeline.scheduler.config)
+    size, low = (pictures.shape[-2], pictures.shape[-1]), scheduler.sizes[1:]
+    if size not in low or pictures.shape[1] != pipeline.unet.config["in_channels"]:
+        raise ValueError(
+            f"the pictures have {pictures.shape[1]} channels and {size[0]}x{size[1]} pixels; the model enlarges "
+            f"{pipeline.unet.config['in_channels']} channels of {' or '.join('{}x{}'.format(*one) for one in low) or 'no size'}"
+        )
+    process, small = scheduler.process, pictures.to(pipeline.device, torch.float32)
+    # The point of this resolution with the least noise, of which the picture tells the most.
+    start = next(t for t in process.degradation.jumps if process.size(t) == size)
+    noise = randn_tensor(small.shape, generator=generator, device=pipeline.device, dtype=torch.float32)
+    scheduler.set_timesteps(num_inference_steps)
+    due = [timestep for timestep in scheduler.timesteps.tolist() if timestep < start]
+    scheduler.prediction = Consistent(process.noise, scheduler.prediction, process.degradation, small, start)
+    rest = ScaleSpacePipeline(pipeline.unet, scheduler)
+    rest.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
+    images: Any = rest(
+        generator=generator,
+        class_labels=class_labels,
+        output_type="pt",
+        return_dict=False,
+        latents=process.noise.alpha(start) * small + process.noise.sigma(start) * noise,
+        timesteps=due,
+    )[0]
+    return images
