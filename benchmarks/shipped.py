@@ -17,6 +17,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from scalespace.data.images import open_images
-from scalespace.metrics.drawing import Sampling
 from scalespace.metrics.evaluate import Options, evaluate
 from scalespace.metrics.extractors.efficientnet import EfficientNetFeatures
 from scalespace.metrics.features import extract
 from scalespace.pipelines.pictures import picture_grid
-from scalespace.pipelines.sampling import draw
+from scalespace.pipelines.sampling import draw, sample_to_folder
 from scalespace.pipelines.shipped import HELDOUT, SHIPPED, load_shipped
 from scalespace.reports.provenance import provenance
 from scalespace.training.models import averaged_model
@@ -79,16 +79,22 @@ def _trained(run: Path, end: int | None = None) -> dict[str, Any]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Distances to the held-out pictures, by numbers of calls."""
     found: dict[str, Any] = {}
-    for name, features in FEATURES.items():
-        metrics = METRICS if features else METRICS[:2]
-        for calls in (FLOOR, *given.calls):
-            sampling = Sampling(given.count, 30 if calls == FLOOR else calls, given.seed, 32)
-            side = str(given.data if calls == FLOOR else SHIPPED)
-            options = Options(metrics, features=features, sampling=sampling, seed=given.seed)
-            told = evaluate(side, str(given.heldout), options).as_dict()
-            rows = {row["key"]: [row[key] for key in ("value", "low", "high")] for row in told["metrics"]}
-            found.setdefault(str(calls), {})[name] = {"counts": told["metrics"][0]["counts"], **rows}
-            print(calls, name, json.dumps(rows), flush=True)
+    for calls in (FLOOR, *given.calls):
+        with tempfile.TemporaryDirectory() as place:
+            side = given.data
+            if calls != FLOOR:
+                side = Path(place) / "pictures"
+                sample_to_folder(
+                    load_shipped(), side, num_images=given.count, steps=calls, seed=given.seed, batch_size=32
+                )
+            for name, features in FEATURES.items():
+                metrics = METRICS if features else METRICS[:2]
+                told = evaluate(
+                    str(side), str(given.heldout), Options(metrics, features=features, seed=given.seed)
+                ).as_dict()
+                rows = {row["key"]: [row[key] for key in ("value", "low", "high")] for row in told["metrics"]}
+                found.setdefault(str(calls), {})[name] = {"counts": told["metrics"][0]["counts"], **rows}
+                print(calls, name, json.dumps(rows), flush=True)
     return found
 
 

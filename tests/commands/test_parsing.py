@@ -13,7 +13,8 @@ from scalespace.errors import printable
 from scalespace.reports.figure import new_figure, save_figure
 
 # Enough for a command to be read; none of these is there.
-REQUIRED = {
+REQUIRED: dict[str, list[str]] = {
+    "demo": [],
     "plan": ["--data", "nothing"],
     "prepare": ["nothing", "--size", "8", "8", "--output", "new"],
     "train": ["--data", "nothing", "--output-dir", "new"],

@@ -1,5 +1,6 @@
 """Decoded pictures that are kept: the same pictures as without, and whatever is wrong with the file is noticed."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -134,11 +135,14 @@ def test_a_picture_that_changes_while_all_are_read_is_not_kept(tmp_path, monkeyp
     path = write(tmp_path / "data")
     decode = files.decode_image
 
+    # Several threads decode, of which one changes the picture.
+    due = ["new.png"]
+
     def changing(data: bytes, image_size: tuple[int, int]):
-        if not (tmp_path / "changed").exists():
-            (tmp_path / "changed").write_bytes(encoded(flat((9, 8, 7))))
-            shutil.copyfile(tmp_path / "changed", tmp_path / "new.png")
-            (tmp_path / "new.png").replace(path / "0039.png")
+        with contextlib.suppress(IndexError):
+            new = tmp_path / due.pop()
+            new.write_bytes(encoded(flat((9, 8, 7))))
+            new.replace(path / "0039.png")
         return decode(data, image_size)
 
     monkeypatch.setattr(files, "decode_image", changing)

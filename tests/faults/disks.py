@@ -103,7 +103,7 @@ def power_cuts(reference: Reference, folder: Path, resumed: int, seed: int = 0) 
         disk.cut()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("files", "training.run_directory"):
+        for module in ("files", "runs.log"):
             patch.setattr(f"scalespace.{module}.flush", flushed)
         patch.setattr(Checkpoints, "save", saving)
         for name in ("scalespace.files._rename", "shutil.rmtree"):

@@ -255,8 +255,10 @@ def test_no_code_in_a_checkpoint_is_run(name: str, proven: bool, tmp_path):
 def test_the_final_model_has_the_averaged_weights(tmp_path):
     run = train(small_config(tmp_path, ema_decay=0.9))
     files = [path.relative_to(run.model_path).as_posix() for path in run.model_path.rglob("*") if path.is_file()]
-    others = ["manifest.json", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
-    assert sorted(files) == [*others, WEIGHTS]
+    assert sorted(files) == [
+        *("README.md", "manifest.json", "model_index.json", "pipeline.py", "scheduler/scalespace.py"),
+        *("scheduler/scheduler_config.json", "unet/config.json", WEIGHTS, "unet/scalespace.py"),
+    ]
     index = json.loads((run.model_path / "model_index.json").read_text())
     assert [index[part][0] for part in ("unet", "scheduler")] == ["scalespace", "scalespace"]
 
@@ -543,7 +545,7 @@ def test_a_full_disk_at_the_final_model_leaves_the_earlier_model(tmp_path, monke
     run = train(small_config(tmp_path, max_steps=2))
     before = (run.model_path / WEIGHTS).read_bytes()
 
-    def full(self, path, class_names):
+    def full(self, path, *_):
         (path / "half").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 

@@ -31,8 +31,7 @@ class Arguments:
     """The options of the command."""
 
     model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
-    """Folder of a model, run (its newest checkpoint if not finished) or checkpoint, or OWNER/NAME on the Hugging Face Hub. None
-    takes the model that comes with the package, which draws emoji."""
+    """Folder of a model, run or checkpoint, or OWNER/NAME on the Hugging Face Hub. None takes the model of the package."""
     output: OutputFolder
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.processes import Processes
 from scalespace.training.run_directory import RunDirectory
@@ -92,7 +92,7 @@ class Evaluator:
                 figures = self._measure.measure(pictures, self._progress)
             except UserError as error:
                 # What weights draw on the way may be such that a figure does not exist; that stops no run.
-                return {}, f"the run was not measured at step {step:,}: {error}"
+                return {}, f"the run was not measured at step {step:,}: {cause(error)}"
             seconds = round(time.perf_counter() - started, 1)
             record: dict[str, Any] = {"step": step, "metrics": figures, "pictures": len(pictures), "seconds": seconds}
             run.evaluations.append(record)

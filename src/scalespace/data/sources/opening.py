@@ -49,11 +49,11 @@ def open_source(path: str, progress: bool = True) -> Source:
     place = path_of(path)
     if path.endswith(_TAR) and not place.is_dir():
         return _filled(path, Shards([path_of(name) for name in expanded(path)]))
-    if place.is_file() and is_saved(place):
-        return _filled(path, HuggingFace(path, progress))
     try:
         if not path:
             raise FileNotFoundError
+        if place.is_file() and is_saved(place):
+            return _filled(path, HuggingFace(path, progress))
         if not stat.S_ISDIR(place.stat().st_mode):
             check_readable(place)
         source = _folder(path, place, progress) if place.is_dir() else Zip(place)

@@ -67,8 +67,8 @@ def fetched(name: str, revision: str | None = None, variant: str | None = None, 
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"there is no folder {name} here, and the Hugging Face Hub, where it could be a model, cannot be reached "
-            f"({type(error.__cause__ or error).__name__}); check the name and the network"
+            f"there is no folder {name} here, and the Hugging Face Hub, where it could be a model, cannot be reached; "
+            "check the name and the network"
         ) from error
     return Path(folder)
 
