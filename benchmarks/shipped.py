@@ -64,7 +64,8 @@ def make(given: argparse.Namespace) -> dict[str, Any]:
 
 def _trained(run: Path, end: int | None = None) -> dict[str, Any]:
     """A run up to a step, or to its last checkpoint."""
-    options = json.loads((run / "run.json").read_text())
+    # Where things lay on the machine that trained it tells nobody anything.
+    options = json.loads((run / "run.json").read_text().replace(f"{run.resolve().parent}/", ""))
     end = end or max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     spent = [(line["step"], line["pictures_per_second"]) for line in lines if line["step"] <= end]
@@ -177,7 +178,8 @@ def main() -> None:
     others[0].add_argument("--count", type=int, default=357, help="pictures to draw")
     given = parser.parse_args()
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() and given.part != "make" else {}
-    source = provenance(f"python -m benchmarks.shipped {shlex.join(sys.argv[1:])}", getattr(given, "seed", None))
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    source = provenance(f"python -m benchmarks.shipped {shlex.join(words)}", given.seed)
     if given.part == "make":
         figures["made"] = make(given) | {"commit": source.commit}
     elif given.part == "measure":

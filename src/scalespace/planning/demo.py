@@ -21,7 +21,7 @@ from scalespace.pipelines.upscaling import upscale
 
 __all__ = ["Demo", "show"]
 
-_GROWING = 4  # pictures of which the way is shown in growth.png
+_GROWING, _MOVING = 4, 16  # pictures of which the way is shown in growth.png and growth.webp
 _LEVELS_UP = 2  # that pictures are enlarged by, if there are so many
 _TIMED_CALLS = 3
 _TIMED_BATCH = 8
@@ -41,7 +41,7 @@ class Demo:
         one_level_seconds: Time of those calls for all pictures, from a few that were timed.
         grid: All pictures.
         growth: The first four on their way up.
-        animation: All of them on their way up.
+        animation: The first 16 on their way up.
         enlarged: Pictures that were given at a low resolution: so, enlarged by bicubic interpolation, twice by the model, and
             as they were.
         enlarged_error: Root mean square, in levels of 255, of what the model's own differ in when they are brought down again.
@@ -123,7 +123,7 @@ def show(
     folder.mkdir(parents=True, exist_ok=True)
     write_file(files["grid.png"], picture_grid([to_picture(2 * image - 1) for image in images]).save)
     write_file(files["growth.png"], way.first(_GROWING).picture().save)
-    write_file(files["growth.webp"], way.save_animation)
+    write_file(files["growth.webp"], way.first(_MOVING).save_animation)
     sheet, error = _enlarged(pipeline, given, steps, seed)
     write_file(files["enlarged.png"], sheet.save)
     return Demo(

@@ -1,0 +1,1 @@
+from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
