@@ -32,6 +32,7 @@ __all__ = [
     "OutputFile",
     "OutputFolder",
     "OutputPath",
+    "allow",
     "check_absent",
     "check_folder",
     "check_writable",
@@ -80,7 +81,7 @@ def write_directory(path: Path, write: Callable[[Path], None], *, durable: bool 
         write(partial)
         mode = partial.stat().st_mode
         for file in filter(Path.is_file, partial.rglob("*")):
-            _allow(file, mode)
+            allow(file, mode)
         if durable:
             _flush_tree(partial)
         shutil.rmtree(outdated, ignore_errors=True)
@@ -150,7 +151,7 @@ def write_file(path: Path, write: Callable[[Path], None], *, durable: bool = Fal
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode
         write(partial)
-        _allow(partial, mode)
+        allow(partial, mode)
         if durable:
             flush(partial)
         _rename(partial, place)
@@ -319,8 +320,13 @@ def _check_replaceable(path: Path, place: Path) -> None:
         raise UserError(f"cannot write {path}, which is write-protected; allow writing to it or choose another name")
 
 
-def _allow(file: Path, mode: int) -> None:
-    """Give a file the mode of one that was made by its side without further ado: safetensors lets the owner alone read."""
+def allow(file: Path, mode: int) -> None:
+    """Give a file the mode of one that was made by its side without further ado: safetensors lets the owner alone read.
+
+    Args:
+        file: The file.
+        mode: Mode of the other one, or of a folder.
+    """
     wanted = mode & _READ_AND_WRITE
     # Some file systems keep no modes and refuse to set them.
     with contextlib.suppress(PermissionError):

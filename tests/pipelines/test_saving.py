@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -274,3 +275,15 @@ def test_a_file_and_a_training_run_are_told_from_a_model(model, tmp_path):
         load_pipeline(model / WEIGHTS)
     with pytest.raises(UserError, match=f"folder of a training run; the model in it is {model}"):
         load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_whoever_the_umask_lets_can_read_a_model(umask: int, tmp_path):
+    before = os.umask(umask)
+    try:
+        small_pipeline().save_pretrained(tmp_path / "model", max_shard_size="50KB")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}

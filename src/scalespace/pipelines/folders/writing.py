@@ -17,7 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import create_repo, file_exists
 
 from scalespace.errors import UserError
-from scalespace.files import PARTIAL
+from scalespace.files import PARTIAL, allow
 from scalespace.manifest import read_manifest, write_manifest
 from scalespace.pipelines.folders.card import CARD, GRID, UNKNOWN, model_card
 from scalespace.pipelines.folders.registration import CODE, CODE_FILE, PACKAGE
@@ -70,6 +70,9 @@ class SavedPipeline(DiffusionPipeline):
         place = next(path for path in (folder, *folder.parents) if path.is_dir())
         with tempfile.TemporaryDirectory(dir=place, prefix=PARTIAL) as partial:
             super().save_pretrained(partial, variant=variant, max_shard_size=max_shard_size)
+            index = (Path(partial) / "model_index.json").stat()
+            for file in filter(Path.is_file, Path(partial).rglob("*")):
+                allow(file, index.st_mode)
             self._write_code(Path(partial))
             if not (folder / CARD).exists():
                 self._write_card(Path(partial), options.get("repo_id"))
