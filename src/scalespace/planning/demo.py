@@ -120,7 +120,6 @@ def show(
     calls = {size: sum(path[0] == size for path in paths) for size in dict.fromkeys(path[0] for path in paths)}
     full = (pipeline.scheduler.image_size, pipeline.scheduler.image_size)
     files = {name: folder / name for name in ("grid.png", "growth.png", "growth.webp", "enlarged.png")}
-    folder.mkdir(parents=True, exist_ok=True)
     write_file(files["grid.png"], picture_grid([to_picture(2 * image - 1) for image in images]).save)
     write_file(files["growth.png"], way.first(_GROWING).picture().save)
     write_file(files["growth.webp"], way.first(_MOVING).save_animation)
