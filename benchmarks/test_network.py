@@ -1,8 +1,9 @@
-"""Flexi-UNet: against diffusers' UNet2DModel of the same widths, and the time and memory of every path."""
+"""Flexi-UNet: against diffusers' UNet2DModel of the same widths, in both precisions, and the time and memory of every path."""
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from diffusers import UNet2DModel
 
 from scalespace import FlexiUNet
 from scalespace.networks.flops import path_gflops
+from scalespace.training.build import build_network, build_scheduler
+from scalespace.training.configuration import preset
 
 SIZES = ((64, 64), (32, 32), (16, 16), (8, 8))
 PATHS = [(size, target) for i, size in enumerate(SIZES) for target in SIZES[max(i - 1, 0) : i + 1][::-1]]
-_MEDIANS: dict[str, float] = {}
+_MEDIANS: dict[Any, float] = {}
 
 
 def flexi_unet():
@@ -21,21 +24,9 @@ def flexi_unet():
     return FlexiUNet(sizes=SIZES)
 
 
-def forward_and_backward(network, x, target=None):
-    """One training step's work on the network, its gradients dropped."""
-    arguments = {} if target is None else {"target_size": target}
-    network(x, torch.full((len(x),), 500), **arguments).sample.square().mean().backward()
-    network.zero_grad(set_to_none=True)
-
-
-def test_full_path_forward_and_backward(benchmark):
-    network, x = flexi_unet(), torch.randn(4, 3, 64, 64)
-    benchmark.pedantic(forward_and_backward, args=(network, x), rounds=5, warmup_rounds=1)
-    _MEDIANS["ours"] = benchmark.stats.stats.median
-
-
-def test_diffusers_unet_forward_and_backward(benchmark, report):
-    network = UNet2DModel(
+def diffusers_unet():
+    """A UNet2DModel of the same widths, attention and normalisation."""
+    return UNet2DModel(
         sample_size=64,
         block_out_channels=(128, 256, 384, 512),
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
@@ -45,20 +36,68 @@ def test_diffusers_unet_forward_and_backward(benchmark, report):
         resnet_time_scale_shift="scale_shift",
         norm_eps=1e-5,
     )
-    x = torch.randn(4, 3, 64, 64)
-    benchmark.pedantic(forward_and_backward, args=(network, x), rounds=5, warmup_rounds=1)
+
+
+def forward_and_backward(network, x, target=None, bf16=False):
+    """One training step's work on the network, its gradients dropped."""
+    arguments = {} if target is None else {"target_size": target}
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        prediction = network(x, torch.full((len(x),), 500), **arguments).sample
+    prediction.float().square().mean().backward()
+    network.zero_grad(set_to_none=True)
+
+
+def median_of(benchmark, *arguments, rounds=5, **options):
+    benchmark.pedantic(forward_and_backward, args=arguments, kwargs=options, rounds=rounds, warmup_rounds=1)
+    return benchmark.stats.stats.median
+
+
+def test_full_path_forward_and_backward(benchmark):
+    _MEDIANS["ours"] = median_of(benchmark, flexi_unet(), torch.randn(4, 3, 64, 64))
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_diffusers_unet_forward_and_backward(benchmark, report, bf16):
+    network = diffusers_unet()
+    median = _MEDIANS["diffusers", bf16] = median_of(benchmark, network, torch.randn(4, 3, 64, 64), bf16=bf16)
+    if bf16:
+        return
     ours, theirs = (sum(p.numel() for p in n.parameters()) / 1e6 for n in (flexi_unet(), network))
     report(
         f"forward and backward, 4 x 3 x 64 x 64: Flexi-UNet ({ours:.1f} M parameters) / diffusers' UNet2DModel "
-        f"({theirs:.1f} M) = {_MEDIANS['ours'] / benchmark.stats.stats.median:.2f} of the time"
+        f"({theirs:.1f} M) = {_MEDIANS['ours'] / median:.2f} of the time"
     )
+
+
+@pytest.mark.parametrize(("size", "target"), PATHS, ids=[f"{a[0]}to{b[0]}" for a, b in PATHS])
+def test_path_in_bf16_against_diffusers_unet(benchmark, report, size, target):
+    network = flexi_unet()
+    median = median_of(benchmark, network, torch.randn(4, 3, *size), target, bf16=True)
+    share = path_gflops(network, size, target) / path_gflops(network, SIZES[0], SIZES[0])
+    in_float32, in_bf16 = (median / _MEDIANS["diffusers", bf16] for bf16 in (False, True))
+    report(
+        f"path {size[0]:2d} -> {target[0]:2d} in bf16 at batch 4, FLOPs {share:.3f}: {in_float32:.3f} of the time of "
+        f"diffusers' UNet2DModel in float32 ({in_float32 / share:.2f} per FLOP), {in_bf16:.3f} of its time in bf16"
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("size", [32, 16, 8])
+def test_path_of_tiny(benchmark, report, size, bf16):
+    torch.manual_seed(0)
+    model = preset("tiny")
+    network = build_network(model, build_scheduler(model).sizes)
+    median = _MEDIANS[f"tiny {size}", bf16] = median_of(benchmark, network, torch.randn(32, 3, size, size), bf16=bf16)
+    if bf16:
+        report(
+            f"tiny, {size:2d} -> {size:2d} at batch 32: bf16 {median / _MEDIANS[f'tiny {size}', False]:.2f} of float32's time"
+        )
 
 
 @pytest.mark.parametrize(("size", "target"), PATHS, ids=[f"{a[0]}to{b[0]}" for a, b in PATHS])
 def test_path_forward_and_backward(benchmark, report, size, target):
     network, x = flexi_unet(), torch.randn(16, 3, *size)
-    benchmark.pedantic(forward_and_backward, args=(network, x, target), rounds=3, warmup_rounds=1)
-    _MEDIANS[f"{size}{target}"] = benchmark.stats.stats.median
+    _MEDIANS[f"{size}{target}"] = median_of(benchmark, network, x, target, rounds=3)
     # Peak memory is the process's, so every path gets a process of its own.
     memory = subprocess.run(
         [sys.executable, __file__, str(size[0]), str(target[0])], check=True, capture_output=True, text=True

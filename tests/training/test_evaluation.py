@@ -176,6 +176,11 @@ def _words(folder: Path, *words: str) -> list[str]:
         ("--evaluate-images 9", "--evaluate-images has no effect where the run is not measured"),
         ("--evaluate-steps 9", "--evaluate-steps has no effect where the run is not measured"),
         ("--evaluate-metrics fid", "--evaluate-metrics has no effect where the run is not measured"),
+        ("--evaluate-features efficientnet-lite0", "--evaluate-features has no effect where the run is not measured"),
+        (
+            "--evaluate-every 3 --evaluate-data D --evaluate-features efficientnet-lite0 --evaluate-metrics swd,colour",
+            "--evaluate-features has no effect on metrics without features; leave --evaluate-features out, or name fid",
+        ),
         ("--evaluate-every -1 --evaluate-data D", "--evaluate-every is -1; give at least 1"),
         ("--evaluate-every 3 --evaluate-data D --evaluate-images 1", "--evaluate-images is 1; give at least 2"),
         ("--evaluate-every 3 --evaluate-data D --evaluate-steps 1", "--evaluate-steps is 1; give at least 2"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, dtype_named, fields, on_hub, read, say
+from scalespace.commands.parsing import device_named, dtype_named, fields, metrics_named, on_hub, read, say
 from scalespace.effects import Need, Needs
 from scalespace.files import OutputFile
 from scalespace.launch import launched
@@ -33,7 +33,7 @@ def _held(given: Any) -> tuple[Any, Any]:
 
 
 def _named(metrics: str | None) -> tuple[str, ...] | None:
-    return None if metrics is None else tuple(filter(None, metrics.replace(" ", "").split(",")))
+    return None if metrics is None else metrics_named(metrics)
 
 
 def _measures(given: Any, *metrics: str) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "drawing",
     "dtype_named",
     "fields",
+    "metrics_named",
     "on_hub",
     "part",
     "read",
@@ -158,6 +159,11 @@ def dtype_named(name: str) -> Any:
     import torch
 
     return getattr(torch, name)
+
+
+def metrics_named(words: str) -> tuple[str, ...]:
+    """The metrics in a list with commas."""
+    return tuple(filter(None, words.replace(" ", "").split(",")))
 
 
 def on_hub(name: Path | str | None) -> bool:

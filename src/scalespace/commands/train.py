@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import Preset, part, read_with_preset, say
+from scalespace.commands.parsing import Preset, metrics_named, part, read_with_preset, say
 from scalespace.effects import Need, Needs
 from scalespace.launch import launched
 from scalespace.training.configuration import TrainConfig
@@ -37,6 +37,9 @@ class Arguments(TrainConfig):
     """Number of sampling steps for a measurement."""
     evaluate_metrics: str = "fid,kid"
     """List of fid, kid, prdc, swd, spectrum and colour, with commas, as of scalespace evaluate."""
+    evaluate_features: Literal["efficientnet-lite0"] | None = None
+    """Features that fid, kid and prdc are distances in: efficientnet-lite0 needs the extra "features". None takes the
+    built-in ones."""
     preset: Preset = "tiny"
     quiet: bool = False
     """Show no progress bars."""
@@ -56,6 +59,14 @@ class Arguments(TrainConfig):
         "evaluate_images": (_EVALUATED,),
         "evaluate_steps": (_EVALUATED,),
         "evaluate_metrics": (_EVALUATED,),
+        "evaluate_features": (
+            _EVALUATED,
+            Need(
+                lambda given: not {"fid", "kid", "prdc"}.isdisjoint(metrics_named(given.evaluate_metrics)),
+                "on metrics without features",
+                "name fid, kid or prdc in --evaluate-metrics",
+            ),
+        ),
     }
 
     def __post_init__(self):
@@ -76,9 +87,13 @@ def run(words: list[str]) -> None:
     if given.evaluate_every != 0:
         from scalespace.metrics.training.held_out import HeldOut
 
-        metrics = tuple(filter(None, given.evaluate_metrics.replace(" ", "").split(",")))
         evaluation = HeldOut(
-            given.evaluate_every, given.evaluate_data, given.evaluate_images, given.evaluate_steps, metrics
+            given.evaluate_every,
+            given.evaluate_data,
+            given.evaluate_images,
+            given.evaluate_steps,
+            metrics_named(given.evaluate_metrics),
+            given.evaluate_features,
         )
     trained = train(config, progress=not given.quiet, say=say, evaluation=evaluation)
     if launched()[0] > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import torch
 
@@ -15,7 +16,10 @@ from scalespace.metrics.features import (
     TorchScriptFeatures,
 )
 
-__all__ = ["INCEPTION_VARIABLE", "chosen_extractor"]
+__all__ = ["INCEPTION_VARIABLE", "Learned", "chosen_extractor"]
+
+Learned = Literal["efficientnet-lite0"]
+"""Networks that come with the extra "features"."""
 
 INCEPTION_VARIABLE = "SCALESPACE_INCEPTION_WEIGHTS"
 

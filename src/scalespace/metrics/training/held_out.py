@@ -15,7 +15,7 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.metrics.drawing import Sampling, draw
 from scalespace.metrics.evaluate import METRICS, Options, compare
-from scalespace.metrics.extractors.choice import chosen_extractor
+from scalespace.metrics.extractors.choice import Learned, chosen_extractor
 from scalespace.metrics.features import FeatureExtractor
 from scalespace.metrics.sides import Side, drawn_side, open_pictures
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
@@ -39,6 +39,8 @@ class HeldOut:
         images: Number of pictures to draw.
         steps: Number of sampling steps; at most as many as the process has are taken.
         metrics: Some of ``METRICS``.
+        features: efficientnet-lite0, for distances in its features; None takes the built-in ones, or Inception where the
+            environment names it.
 
     Raises:
         UserError: If a number is too small, or a metric is unknown.
@@ -49,6 +51,7 @@ class HeldOut:
     images: int = 1000
     steps: int = 50
     metrics: tuple[str, ...] = ("fid", "kid")
+    features: Learned | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("every", 1), ("images", 2), ("steps", 2)):
@@ -90,7 +93,7 @@ class HeldOut:
         check_batch(model.unet, together, model.device, "lower --network.base-channels")
         sampling = Sampling(self.images, steps, seed, together, device=model.device)
         options = Options(metrics=self.metrics, intervals=False, seed=seed, sampling=sampling)
-        measure = _Measure(self.data, options)
+        measure = _Measure(self.data, options, self.features)
         channels = model.unet.config["in_channels"]
         processes.first(lambda: measure.open(scheduler.image_size, channels, progress))
         return measure
@@ -99,8 +102,8 @@ class HeldOut:
 class _Measure:
     """The measuring of one run; only the first process has the pictures that are held out."""
 
-    def __init__(self, data: str, options: Options):
-        self._data, self._options = data, options
+    def __init__(self, data: str, options: Options, features: Learned | None):
+        self._data, self._options, self._features = data, options, features
         self._reference: Side | None = None
         self._extractor: FeatureExtractor | None = None
 
@@ -108,7 +111,7 @@ class _Measure:
         """Read the pictures, or what is known of them from an earlier run."""
         options = self._options
         self._extractor = chosen_extractor(
-            None, None, size=None, resize=options.resize, trust=False, device=options.sampling.device
+            self._features, None, size=None, resize=options.resize, trust=False, device=options.sampling.device
         )
         self._reference = side = open_pictures(self._data, size, channels, True, progress)
         fewest = min(side.count, options.sampling.num_images)
