@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.golden_vectors import golden_case
 
 from scalespace.diffusion.degradation import Blurring, Resizing, Unchanged
-from scalespace.diffusion.grids import calls_by_level, divided_grid, log_snr_grid, uniform_grid
+from scalespace.diffusion.grids import calls_by_level, divided_grid, log_snr_grid, trailing_grid, uniform_grid
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
@@ -45,6 +45,23 @@ def test_grid_is_equally_spaced(timesteps, data):
 
 def test_grid_of_all_steps_is_the_whole_grid():
     assert uniform_grid(1000, 1000, (439, 751)) == tuple(range(1000, 0, -1))
+
+
+@given(timesteps=st.integers(1, 1000), data=st.data())
+def test_trailing_steps_are_equally_long_down_to_the_clean_end(timesteps, data):
+    steps = data.draw(st.integers(1, timesteps))
+    keep = tuple(data.draw(st.lists(st.integers(1, timesteps), max_size=4)))
+    grid = trailing_grid(timesteps, steps)
+    assert (grid[0], len(grid)) == (timesteps, steps)
+    gaps = {before - after for before, after in pairwise((*grid, 0))}
+    assert max(gaps) - min(gaps) <= 1
+    assert trailing_grid(timesteps, steps, keep) == tuple(sorted({*grid, *keep}, reverse=True))
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 1001])
+def test_step_counts_that_make_no_trailing_grid_are_refused(steps):
+    with pytest.raises(ValueError, match=f"{steps} sampling steps; give a number from 1 to 1000"):
+        trailing_grid(1000, steps)
 
 
 def test_grid_is_the_released_respacing():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
+from scalespace.diffusion.noise import Betas, Cosine, LinearBeta, NoiseSchedule, ZeroTerminal
 
 SCHEDULES = [
     LinearBeta(),
@@ -17,6 +17,11 @@ SCHEDULES = [
     LinearBeta(1),
     Cosine(1),
     Cosine(7, offset=0.0),
+    Betas((0.3, 1e-4, 0.9)),
+    ZeroTerminal(LinearBeta()),
+    ZeroTerminal(Cosine()),
+    ZeroTerminal(Betas((0.1, 0.2))),
+    ZeroTerminal(LinearBeta(1000, 0.1, 0.9)),
 ]
 every_schedule = pytest.mark.parametrize("noise", SCHEDULES, ids=str)
 
@@ -70,6 +75,26 @@ def test_linear_betas_multiply_to_the_signal(betas, timesteps):
     assert_close(noise.alpha(torch.arange(1, timesteps + 1)) ** 2, (1 - steps).cumprod(0), rtol=1e-10, atol=0)
 
 
+@given(betas=st.lists(st.floats(1e-5, 0.9), min_size=1, max_size=40))
+def test_betas_one_by_one_multiply_to_the_signal(betas):
+    noise = Betas(tuple(betas))
+    expected = (1 - torch.tensor(betas, dtype=torch.float64)).cumprod(0)
+    assert_close(noise.alpha(torch.arange(1, noise.timesteps + 1)) ** 2, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("base", [LinearBeta(), Cosine(), LinearBeta(50, 1e-3, 0.3)], ids=str)
+def test_stretched_noise_keeps_the_first_signal_and_its_shape_and_leaves_none_at_the_end(base: NoiseSchedule):
+    noise, t = ZeroTerminal(base), torch.arange(1, base.timesteps + 1)
+    assert noise.alpha(1) == pytest.approx(base.alpha(1), rel=1e-12)
+    assert noise.alpha(base.timesteps) == pytest.approx(2.0**-12)
+    before = base.alpha(t)
+    straight = (before - before[-1]) * before[0] / (before[0] - before[-1])
+    # All but the few last ones, which fall to the floor in equal steps.
+    above = straight**2 > 2.0**-24 * (base.timesteps + 1 - t)
+    assert above.double().mean() > 0.9
+    assert_close(noise.alpha(t)[above], straight[above], rtol=1e-9, atol=0)
+
+
 def test_cosine_betas_are_capped():
     noise = Cosine(10, beta_max=0.5)
     signal = noise.alpha(torch.arange(11)) ** 2
@@ -86,6 +111,10 @@ def test_cosine_betas_are_capped():
         (lambda: LinearBeta(beta_end=float("nan")), "beta_end is nan"),
         (lambda: Cosine(offset=-0.1), "offset cannot be negative"),
         (lambda: Cosine(beta_max=1.0), r"beta_max lies in \(0, 1\)"),
+        (lambda: Betas(()), "process of 0 timesteps"),
+        (lambda: Betas((0.5, 1.0)), "beta 2 is 1.0"),
+        (lambda: Betas((float("nan"),)), "beta 1 is nan"),
+        (lambda: ZeroTerminal(LinearBeta(1)), "1 timestep cannot end without signal"),
     ],
 )
 def test_schedules_that_are_none_are_refused(make, message):

@@ -114,7 +114,7 @@ class Arguments:
     eta: float | None = None
     """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     spacing: SpacingName | None = None
-    """Steps equal in time, or in log-SNR. None takes the model's own."""
+    """Steps equal in time (linspace, trailing), or in log-SNR. None takes the model's own."""
     variant: str | None = None
     """Name of the weights to take of a model that has several, for example fp16. None takes those without a name."""
     revision: str | None = None

@@ -37,7 +37,7 @@ class Arguments:
     num_images: int = 16
     """Number of pictures."""
     steps: int = 50
-    """Number of network calls with spacing log_snr. With linspace, the calls at changes of resolution come on top."""
+    """Number of network calls with spacing log_snr. With others, the calls at changes of resolution come on top."""
     solver: SolverName | None = None
     """Solver that takes the steps. None takes the model's own."""
     eta: float | None = None
@@ -45,7 +45,8 @@ class Arguments:
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
     """How a step raises the resolution: exact is the solver's own way, the others are baselines. None is the model's own."""
     spacing: SpacingName | None = None
-    """Steps equal in time, or in log-SNR (best for multistep and corrected). None takes the model's own."""
+    """Steps equal in time (linspace, and trailing, where the last step is as long as the others), or in log-SNR (best for
+    multistep and corrected). None takes the model's own."""
     upsample: str | None = None
     """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""
     seed: int = 0

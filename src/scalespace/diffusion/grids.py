@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 
-__all__ = ["calls_by_level", "divided_grid", "log_snr_grid", "uniform_grid"]
+__all__ = ["calls_by_level", "divided_grid", "log_snr_grid", "trailing_grid", "uniform_grid"]
 
 Grid = tuple[int, ...]
 
@@ -42,6 +42,29 @@ def uniform_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tupl
     if not 2 <= steps <= timesteps:
         raise ValueError(f"{steps} sampling steps; give a number from 2 to {timesteps}, the process's timesteps")
     spaced = torch.linspace(1, timesteps, steps, dtype=torch.float64).round().int().tolist()
+    return tuple(sorted({*spaced, *keep}, reverse=True))
+
+
+def trailing_grid(timesteps: int, steps: int, keep: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Grid points a sampler stops at: ``steps`` of them from T down, all steps of them equally long, and those to keep.
+
+    In ``uniform_grid`` the last step, from 1 to 0, is that of the training, and all others are longer. diffusers calls these
+    spacings "trailing" and "linspace".
+
+    Args:
+        timesteps: Number of timesteps, T.
+        steps: Number of equal steps, 1..T.
+        keep: Further points, in 1..T, as in ``uniform_grid``.
+
+    Returns:
+        Strictly descending points, T first; sampling goes on from the last one to 0.
+
+    Raises:
+        ValueError: If ``steps`` is not in 1..T.
+    """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"{steps} sampling steps; give a number from 1 to {timesteps}, the process's timesteps")
+    spaced = [round(timesteps * left / steps) for left in range(1, steps + 1)]
     return tuple(sorted({*spaced, *keep}, reverse=True))
 
 

@@ -5,7 +5,8 @@ alpha_t^2 = sigmoid(log-SNR) and sigma_t^2 = sigmoid(-log-SNR), both exact to ro
 
 The log-SNR may rise only at a change of resolution (see ``shifted``), as far as the transition allows.
 
-Sources: linear betas, Ho, Jain and Abbeel 2020 (arXiv 2006.11239); cosine, Nichol and Dhariwal 2021 (arXiv 2102.09672).
+Sources: linear betas, Ho, Jain and Abbeel 2020 (arXiv 2006.11239); cosine, Nichol and Dhariwal 2021 (arXiv 2102.09672); no
+signal at T, Lin et al. 2023, Common Diffusion Noise Schedules and Sample Steps Are Flawed (arXiv 2305.08891).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from scalespace.diffusion.limits import check_timesteps
 from scalespace.operators.precision import best_dtype
 
-__all__ = ["Cosine", "LinearBeta", "Lookup", "NoiseSchedule"]
+__all__ = ["Betas", "Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "ZeroTerminal"]
 
 
 class Lookup:
@@ -75,6 +76,71 @@ class NoiseSchedule(ABC):
     def sigma(self) -> Lookup:
         """Noise level sigma_t in [0, 1]."""
         return Lookup((-self.log_snr_table).sigmoid().sqrt())
+
+
+@dataclass(frozen=True)
+class Betas(NoiseSchedule):
+    """Betas given one by one; alpha_t^2 = prod (1 - beta_i).
+
+    Args:
+        betas: beta_1 to beta_T, each in (0, 1).
+
+    Raises:
+        ValueError: If there is none, or one is not in (0, 1).
+    """
+
+    betas: tuple[float, ...]
+
+    def __post_init__(self):
+        check_timesteps(self.timesteps)
+        for t, beta in enumerate(self.betas, 1):
+            if not 0 < beta < 1:
+                raise ValueError(
+                    f"beta {t} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)"
+                )
+
+    @property
+    def timesteps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """T, the number of betas."""
+        return len(self.betas)
+
+    @cached_property
+    def log_snr_table(self) -> Tensor:
+        return _log_snr_of_betas(torch.tensor(self.betas, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class ZeroTerminal(NoiseSchedule):
+    """A schedule that is stretched until T has no signal, and keeps the signal of the first grid point.
+
+    alpha_t <- (alpha_t - alpha_T) alpha_1 / (alpha_1 - alpha_T); at T, where that is zero, alpha_T^2 = 2^-24 stays, the least
+    that half precision knows, so that log-SNR is finite.
+
+    Args:
+        base: Schedule to stretch.
+
+    Raises:
+        ValueError: If it has one grid point only, which cannot be the first and without signal.
+    """
+
+    base: NoiseSchedule
+
+    def __post_init__(self):
+        if self.base.timesteps < 2:
+            raise ValueError("a process of 1 timestep cannot end without signal and begin with some; give at least 2")
+
+    @property
+    def timesteps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """T, the last grid point."""
+        return self.base.timesteps
+
+    @cached_property
+    def log_snr_table(self) -> Tensor:
+        alpha = self.base.log_snr_table[1:].sigmoid().sqrt()
+        signal = ((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))).square()
+        # Of a base that is nearly noise long before T no point may fall under the last one.
+        floor = 2.0**-24 * torch.arange(self.timesteps, 0, -1, dtype=torch.float64)
+        return torch.cat([self.base.log_snr_table[:1], signal.maximum(floor).logit()])
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    # A block adds its input to its output, so both lie on one device where a network is spread over several.
+    _no_split_modules = ["Block"]  # noqa: RUF012
 
     @register_to_config
     def __init__(

@@ -14,7 +14,7 @@ Model with a Bad Version of Itself (arXiv 2406.02507); Kynkaanniemi et al. 2024,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,25 @@ class Guidance:
                 f"guidance_interval {self.interval} holds none of the {len(sigmas)} steps, whose sigma / alpha goes from "
                 f"{sigmas[0]:.3g} to {sigmas[-1]:.3g}; give another one"
             )
+
+    def rescaled(self, scale: float, network: FlexiUNet, labelled: bool, scheduler: ScaleSpaceScheduler) -> Guidance:
+        """The same guidance with another scale, for steps that are still to come.
+
+        Args:
+            scale: w. 1 ends the guidance.
+            network: The better network.
+            labelled: Whether there are classes to draw.
+            scheduler: Scheduler with its timesteps chosen.
+
+        Raises:
+            ValueError: If it would not be any guidance, as ``check`` says.
+        """
+        if scale == self.scale:
+            return self
+        other = replace(self, scale=scale)
+        if scale != 1:
+            other.check(network, labelled, scheduler)
+        return other
 
     def output(
         self,

@@ -51,6 +51,7 @@ class ScaleSpacePipeline(SavedPipeline):
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = _TENSORS
     _num_timesteps = 0
+    _guidance_scale = 1.0
     _interrupt = False
 
     def __init__(
@@ -135,6 +136,11 @@ class ScaleSpacePipeline(SavedPipeline):
         return self._num_timesteps
 
     @property
+    def guidance_scale(self) -> float:
+        """Guidance of the last step; a callback sets ``_guidance_scale`` for the steps that follow."""
+        return self._guidance_scale
+
+    @property
     def interrupt(self) -> bool:
         """Whether the call that goes on is to end with the state that it has reached; set ``_interrupt`` to say so."""
         return self._interrupt
@@ -173,7 +179,8 @@ class ScaleSpacePipeline(SavedPipeline):
                 (the same as (B, C, H, W)), both of any number of channels; or "latent", the last state as it is, about -1..1.
             return_dict: Whether to return an output object and not a tuple.
             callback_on_step_end: Called as f(pipeline, step, timestep, tensors) after every step; returns the tensors, changed
-                or not. Setting ``pipeline._interrupt = True`` in it ends the call with the state that it has reached.
+                or not. Setting ``pipeline._interrupt = True`` in it ends the call with the state that it has reached, and
+                ``pipeline._guidance_scale`` is that of the steps that follow.
             condition: Small pictures in [-1, 1] to enlarge, shape (B, C, *condition_size); given if and only if the network
                 has a condition_size.
             condition_noise: Level of the noise that is laid over them, in [0, 1] (``scalespace.diffusion.conditioning``).
@@ -238,6 +245,7 @@ class ScaleSpacePipeline(SavedPipeline):
             noised = augmented(condition.to(device, torch.float32), level, noise)
             conditions = {"condition": noised.to(self.unet.dtype), "condition_noise": level}
         self._num_timesteps, self._interrupt = len(self.scheduler.timesteps), False
+        self._guidance_scale = guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
             for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
                 if self.interrupt:
@@ -249,6 +257,9 @@ class ScaleSpacePipeline(SavedPipeline):
                     tensors = {"latents": sample, "pred_original_sample": output.pred_original_sample}
                     shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     sample = (callback_on_step_end(self, step, timestep, shown) or {}).get("latents", sample)
+                    guidance = guidance.rescaled(
+                        self._guidance_scale, self.unet, class_labels is not None, self.scheduler
+                    )
                 bar.set_postfix_str("{}x{}".format(*sample.shape[-2:]), refresh=False)
                 bar.update()
         self.maybe_free_model_hooks()

@@ -8,9 +8,8 @@ s has size r(s), which ``target_size`` tells.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,15 +19,20 @@ from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
 from scalespace.diffusion.degradation import Blurring, Degradation, OrthonormalResizing, Resizing
-from scalespace.diffusion.grids import log_snr_grid, uniform_grid
+from scalespace.diffusion.grids import log_snr_grid
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.shifted import Shifted
-from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep, Solver
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.errors import UserError
+from scalespace.pipelines.schedules.betas import chosen_noise
+from scalespace.pipelines.schedules.by_hand import grid_of_timesteps
+from scalespace.pipelines.schedules.choices import BRIDGES, SPACINGS
+from scalespace.pipelines.schedules.given import check_given_once, plain
+from scalespace.pipelines.schedules.names import DiffusersNames
+from scalespace.pipelines.schedules.thresholding import Thresholding
 
 __all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
 
@@ -48,7 +52,7 @@ class ScaleSpaceSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
+class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
     """Samples a process that resizes or blurs, or your own. The defaults are the paper's process; with one size it is DDPM.
 
     Args:
@@ -75,12 +79,18 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         eta: Only used with solver "ddim". 0 is deterministic inside a level, and 1 is ancestral.
         bridge: How a step raises the resolution. "exact" is the solver's own way. "isotropic", "upsampled-prediction" and
             "upsampled-state" are the baselines of ``scalespace.diffusion.bridges``.
-        timestep_spacing: "linspace" for equal steps of t, or "log_snr" for equal steps of log-SNR.
+        timestep_spacing: "linspace" for equally spaced t from T to 1, "trailing" for equal steps of t down to 0, or "log_snr"
+            for equal steps of log-SNR.
         released_quirks: Whether to do two things as the paper's released code does. Sampling then ends with the state of the
             first grid point and its noise (sigma about 0.01) instead of the clean prediction, and of every change only the
             first low-resolution point is kept.
         process: A process in the place of one by names, for example with a degradation of your own. The options that describe
             a process by names are left out then. Such a scheduler cannot be saved, but ``from_config`` takes its ``config``.
+        trained_betas: Betas one by one, in the place of the number of timesteps and of a schedule of a name.
+        rescale_betas_zero_snr: Whether the noise is stretched until the last timestep has no signal (``ZeroTerminal``).
+        thresholding: Whether predictions are bounded by their own quantile (``Thresholding``), in the place of clip_sample.
+        dynamic_thresholding_ratio: That quantile. Only used with thresholding.
+        sample_max_value: Largest bound. Only used with thresholding; at 1 it is clip_sample.
 
     Raises:
         ValueError: If the schedules do not make a process, an option is unknown, or a process is given twice.
@@ -113,30 +123,34 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         timestep_spacing: str = "linspace",
         released_quirks: bool = False,
         process: ScaleSpaceProcess | None = None,
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
     ) -> None:
+        self.register_to_config(**plain(sizes, change_points, trained_betas))
         # Built at once, so that a schedule that makes no process is refused where it is written down.
         if process is None:
-            levels = _named(degradation, _DEGRADATIONS, "degradation")(
-                tuple((int(height), int(width)) for height, width in sizes),
-                tuple(int(t) for t in change_points),
-                num_train_timesteps,
-                sigma_blur,
-            )
-            noise = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
+            named = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
+            noise = chosen_noise(named, self.config, _defaults())
+            sizes, points = self.config["sizes"], self.config["change_points"]
+            levels = _named(degradation, _DEGRADATIONS, "degradation")(sizes, points, noise.timesteps, sigma_blur)
             process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
         else:
-            _check_given_once(self.config, process)
-            # Training scripts read it there.
-            self.register_to_config(num_train_timesteps=process.timesteps)
+            check_given_once("a process", self.config, _defaults(), _BY_NAME, process.timesteps)
+        # Training scripts read it there.
+        self.register_to_config(num_train_timesteps=process.timesteps)
         if len(process.degradation.jumps) < len(process.degradation.change_points):
             _check_gradual(prediction_type, solver)
         self.process = process
         self.prediction = _named(prediction_type, _PREDICTIONS, "prediction_type")(self.process.noise, sigma_data)
-        self._clip_range = clip_sample_range if clip_sample else None
+        self._clip_range = clip_sample_range if clip_sample and not thresholding else None
+        self._threshold = Thresholding(dynamic_thresholding_ratio, sample_max_value) if thresholding else None
         self._released_quirks = released_quirks
         _named(solver, _SOLVERS, "solver")
-        _named(bridge, _BRIDGES, "bridge")
-        self._spacing = _named(timestep_spacing, _SPACINGS, "timestep_spacing")
+        _named(bridge, BRIDGES, "bridge")
+        self._spacing = _named(timestep_spacing, SPACINGS, "timestep_spacing")
         self._use(tuple(range(process.timesteps, 0, -1)))
 
     @classmethod
@@ -145,9 +159,6 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         if (theirs := config_dict.get("_class_name", cls.__name__)) != cls.__name__:
             raise ValueError(f"the configuration is of a {theirs}, not of a {cls.__name__}; give one of that")
         return super().extract_init_dict(config_dict, **kwargs)
-
-    def __len__(self) -> int:
-        return self.process.timesteps
 
     @property
     def image_size(self) -> Size:
@@ -174,12 +185,12 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
 
         Both timesteps of every change of resolution are among them if the steps suffice. So a change is crossed in the single
         step that the network was trained on; a longer step loses quality (tests/oracles/test_gaussian.py has the figures). With
-        "linspace" and ``released_quirks`` only the first low-resolution timestep is kept, as in the released code.
+        ``released_quirks`` only the first low-resolution timestep is kept, as in the released code, unless it is by "log_snr".
 
         Args:
             num_inference_steps: With "log_snr" the number of timesteps, from levels + 1 to T. With "linspace" the number of
-                equally spaced ones, from 2 to T, and the timesteps of changes come on top. ``len(timesteps)`` is the number of
-                network calls.
+                equally spaced ones, from 2 to T ("trailing": from 1), and the timesteps of changes come on top.
+                ``len(timesteps)`` is the number of network calls.
             device: Device for the tensor ``timesteps``.
             timesteps: The timesteps themselves, 0..T-1 in falling order, in the place of their number.
 
@@ -190,7 +201,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
             given = "neither was" if timesteps is None else "both were"
             raise ValueError(f"num_inference_steps or timesteps choose the steps, and {given} given; give one of them")
         if timesteps is not None:
-            self._use(_grid(timesteps, self.process.timesteps), device)
+            self._use(grid_of_timesteps(timesteps, self.process.timesteps), device)
             return
         assert num_inference_steps is not None
         if self._spacing is log_snr_grid:
@@ -198,7 +209,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         else:
             changes = self.process.degradation.jumps
             keep = changes if self._released_quirks else (*changes, *(t - 1 for t in changes))
-            grid = uniform_grid(self.process.timesteps, num_inference_steps, keep)
+            grid = self._spacing(self.process.timesteps, num_inference_steps, keep)
         self._use(grid, device)
 
     def _use(self, grid: tuple[int, ...], device: str | torch.device | None = None) -> None:
@@ -207,11 +218,7 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = len(grid)
         # A new chain: what a solver remembers of an earlier one does not continue.
         solver = _SOLVERS[self.config["solver"]](self.process, self.config["eta"])
-        self._solver = _BRIDGES[self.config["bridge"]](self.process, solver)
-
-    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """Return the sample unchanged. diffusers' pipelines expect this method of every scheduler."""
-        return sample
+        self._solver = BRIDGES[self.config["bridge"]](self.process, solver)
 
     def target_size(self, timestep: int | Tensor) -> Size:
         """Height and width r(s) of the network's output in the step from ``timestep``.
@@ -248,6 +255,8 @@ class ScaleSpaceScheduler(SchedulerMixin, ConfigMixin):
         x0_s = self.prediction.x0(model_output, sample, t, self.process.degradation.operator(s, t))
         if self._clip_range is not None:
             x0_s = x0_s.clamp(-self._clip_range, self._clip_range)
+        if self._threshold is not None:
+            x0_s = self._threshold(x0_s)
         if self._released_quirks and s == 0:
             prev_sample = sample
         else:
@@ -313,25 +322,9 @@ def _blurring(sizes: tuple[Size, ...], change_points: tuple[int, ...], timesteps
     return Blurring(sizes[0], timesteps, sigma_blur)
 
 
-def _grid(timesteps: Sequence[int], count: int) -> tuple[int, ...]:
-    """Grid points of timesteps that a user has chosen."""
-    grid = tuple(int(timestep) + 1 for timestep in timesteps)
-    if not grid or not all(0 < t <= count for t in grid) or any(later >= t for t, later in pairwise(grid)):
-        shown = ", ".join(str(t - 1) for t in grid[:5]) + (", ..." if len(grid) > 5 else "")
-        raise ValueError(
-            f"timesteps are {shown or 'none'}; give numbers from {count - 1} to 0, each smaller than the one before"
-        )
-    return grid
-
-
-def _check_given_once(config: Mapping[str, Any], process: ScaleSpaceProcess) -> None:
+def _defaults() -> dict[str, Any]:
     parameters = inspect.signature(ScaleSpaceScheduler.__init__).parameters
-    own = {"num_train_timesteps": process.timesteps}
-    twice = [name for name in _BY_NAME if config[name] not in (parameters[name].default, own.get(name))]
-    if twice:
-        raise ValueError(
-            f"a process was given, and {', '.join(twice)} besides, which describe another; give the one or the other"
-        )
+    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def _check_gradual(prediction_type: str, solver: str) -> None:
@@ -358,6 +351,8 @@ _BY_NAME = (
     "degradation",
     "sigma_blur",
     "shifted",
+    "trained_betas",
+    "rescale_betas_zero_snr",
 )
 _DEGRADATIONS: dict[str, Callable[[tuple[Size, ...], tuple[int, ...], int, float], Degradation]] = {
     "bilinear": lambda sizes, points, timesteps, sigma_blur: Resizing(sizes, points, timesteps),
@@ -374,18 +369,11 @@ _SOLVERS = {
     "multistep": lambda process, eta: Multistep(process),
     "corrected": lambda process, eta: Corrected(process),
 }
-_BRIDGES: dict[str, Callable[[ScaleSpaceProcess, Solver], Solver]] = {
-    "exact": lambda process, solver: solver,
-    "isotropic": Isotropic,
-    "upsampled-prediction": UpsampledPrediction,
-    "upsampled-state": UpsampledState,
-}
 _PREDICTIONS: dict[str, Callable[[NoiseSchedule, float], Prediction]] = {
     "sample": lambda noise, sigma_data: Sample(noise),
     "epsilon": lambda noise, sigma_data: Epsilon(noise),
     "v_prediction": Velocity,
 }
-_SPACINGS = {"linspace": uniform_grid, "log_snr": log_snr_grid}
 
 
 def _named(name: str, choices: dict[str, Any], option: str) -> Any:

@@ -28,7 +28,7 @@ __all__ = [
 
 # The scheduler's own names; the commands that draw pictures offer the same.
 SolverName = Literal["ancestral", "ddim", "multistep", "corrected"]
-SpacingName = Literal["linspace", "log_snr"]
+SpacingName = Literal["linspace", "trailing", "log_snr"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
@@ -117,7 +117,8 @@ class ModelConfig:
     solver: SolverName = "corrected"
     """Solver that the model is sampled with unless another one is chosen. The paper's is ancestral."""
     spacing: SpacingName = "log_snr"
-    """Spacing of sampling steps unless another is chosen: equal in time, or in log-SNR (best for multistep and corrected)."""
+    """Spacing of sampling steps unless another is chosen: equal in time (linspace, and trailing, where the last step is as long
+    as the others), or in log-SNR (best for multistep and corrected)."""
     label_dropout: float = 0.0
     """Probability that a picture of a training batch has no class, so that the model can be guided; 0.1 is usual."""
     released_quirks: bool = False
