@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 RUN ?= runs/demo-train
 
-.PHONY: help setup demo demo-train test faults lint benchmark clean
+.PHONY: help setup demo demo-train test faults lint docs package benchmark clean
 
 help:
 	@echo "make demo       draw emoji with the model that comes with the package, in a minute (runs/demo)"
 	@echo "make demo-train train a small model on procedural pictures and sample from it, in minutes (runs/demo-train)"
 	@echo "make test       run all tests"
 	@echo "make faults     kill, corrupt and starve small runs, and see that nothing is lost (minutes)"
-	@echo "make lint       style, types and import rules"
+	@echo "make lint       style, types and import rules, and every link of the documents"
+	@echo "make docs       build the documentation site (site/index.html)"
+	@echo "make package    build wheel and sdist (dist), and use them in clean environments of PYTHONS (minutes)"
 	@echo "make benchmark  print the figures of docs/benchmarks.md"
 	@echo "make clean      remove the environment and the demo's run"
 
@@ -42,14 +44,25 @@ test: setup
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
-lint: setup
+lint: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Every warning is an error: a link that leads nowhere, a page in no menu. (With --quiet none would be noticed.)
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The tests use the wheel too, but with the packages that are here; this installs them anew: make package PYTHONS="python3.11 python3.14"
+PYTHONS ?= $(PYTHON)
+package: setup
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	for python in $(PYTHONS); do .ci/try-package $$python dist || exit 1; done
+
 benchmark: setup
 	$(BIN)/python -m pytest benchmarks
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(RUN)
+	rm -rf $(VENV) $(DEMO) $(RUN) site dist

@@ -23,7 +23,9 @@ from scalespace.pipelines import scheduler
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.trainer import Trainer
 
-COMMANDS = sorted({file.stem for file in Path(parsing.__file__).parent.glob("*.py")} - {"__init__", "parsing"})
+COMMANDS = sorted(
+    {file.stem for file in Path(parsing.__file__).parent.glob("*.py")} - {"__init__", "completion", "parsing"}
+)
 
 
 def _pictures(folder: Path, count: int) -> Path:

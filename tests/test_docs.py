@@ -1,35 +1,44 @@
+import argparse
 import ast
 import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-import tyro
+from PIL import Image
+from tests.documents import ALL_BLOCKS, PAGES, PROGRAMS, ROOT
 
 import scalespace
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler, cli
 from scalespace.cli import main
+from scalespace.commands import parsing
+from scalespace.errors import UserError
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "howto.md"]
+DOCS = ROOT / "docs"
+COST = DOCS / "how-to" / "cost.md"
 
+SHELLS = [block for block in ALL_BLOCKS if block.language in ("shell", "bash")]
+LINES = sorted({line for block in SHELLS for line in block.commands})
+CODE = [block for block in ALL_BLOCKS if block.language == "python"]
 
-def python_blocks(page):
-    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-
-
-def plan_commands():
-    lines = [line.split("#")[0].split() for page in PAGES for line in page.read_text().splitlines()]
-    return sorted({" ".join(words[1:]) for words in lines if words[:2] == ["scalespace", "plan"]})
+_SCALESPACE = re.compile(
+    r"^(?:srun |(?:torchrun|accelerate launch) .*?-m |python -m |srun python -m )?scalespace (.*)$"
+)
 
 
 def commands():
-    """Every command that a document shows, with the lines that a backslash joins, and without comments and `> FILE`."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    text = "\n".join(page.read_text().replace("\\\n", " ") for page in pages)
-    lines = re.findall(r"^ {4}(?:\w+=\S+ )*scalespace (.*)$", text, re.MULTILINE)
-    return sorted({" ".join(shlex.split(line.split(" > ")[0], comments=True)) for line in lines})
+    """What follows the word scalespace in every command that a document shows."""
+    found = [match[1] for line in LINES if (match := _SCALESPACE.match(line))]
+    return sorted({" ".join(shlex.split(line)) for line in found if not line.startswith("-")})
+
+
+def plan_commands():
+    return [command for command in commands() if command.split()[0] == "plan"]
 
 
 class _Parsed(BaseException):
@@ -37,16 +46,68 @@ class _Parsed(BaseException):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_commands_in_the_documents_are_understood(command, monkeypatch):
-    parse = tyro.cli
+def test_commands_in_the_documents_are_understood_and_every_option_has_an_effect(command, monkeypatch, tmp_path):
+    check = parsing.check_effects
 
-    def stop_there(*arguments, **options):
-        parse(*arguments, **options)
+    def stop_there(*arguments):
+        try:
+            check(*arguments)
+        except UserError as error:
+            # Which options have an effect may depend on the model.
+            if not re.search("model .* does not exist", str(error)):
+                raise
         raise _Parsed
 
-    monkeypatch.setattr(tyro, "cli", stop_there)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCALESPACE_INCEPTION_WEIGHTS", "inception-2015-12-05.pt")
+    monkeypatch.setattr(parsing, "check_effects", stop_there)
     with pytest.raises(_Parsed):
         main(command.split())
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if not _SCALESPACE.match(line)])
+def test_other_commands_in_the_documents_are_there(line, monkeypatch):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"(?m)^{words[1]}:", (ROOT / "Makefile").read_text())
+    elif words[0] == "pip":
+        (extra,) = re.findall(r"^scale-space-diffusion\[(\w+)\]$", words[-1])
+        assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    elif words[0] == "export":
+        assert re.fullmatch(r"[A-Z_]+=.*", words[1])
+    elif words[:2] == ["python", "-m"] and words[2] != "pytest":
+        parse = argparse.ArgumentParser.parse_args
+
+        def stop_there(*arguments):
+            parse(*arguments)
+            raise _Parsed
+
+        monkeypatch.setattr(sys, "argv", words[2:])
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_there)
+        with pytest.raises(_Parsed):
+            import_module({"tests.faults": "tests.faults.__main__"}.get(words[2], words[2])).main()
+    else:
+        assert (ROOT / words[-1]).exists()
+
+
+def test_modules_that_the_documents_tell_to_run_are_there():
+    named = {name for page in PAGES for name in re.findall(r"`python -m (\w+\.\w+)", page.read_text())}
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()] == []
+
+
+@pytest.mark.parametrize("block", [block for block in ALL_BLOCKS if block.language not in ("shell", "python")], ids=str)
+def test_other_blocks_hide_no_commands_and_are_what_they_say(block):
+    if block.language == "bash":
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+        assert block.commands
+    elif block.language == "json":
+        json.loads(block.text)
+    else:
+        assert block.language == ""
+        assert not [
+            line for line in block.text.splitlines() if line.lstrip("$ ").split()[:1] in [[name] for name in PROGRAMS]
+        ]
 
 
 def test_the_how_to_shows_every_command():
@@ -56,20 +117,19 @@ def test_the_how_to_shows_every_command():
 
 @pytest.fixture
 def a_trained_model(tmp_path, monkeypatch):
-    # The documents sample from the demo's model; any model in its place shows that their code runs.
+    # The documents take a model that was trained, and a small picture; any in their place show that their code runs.
     sizes = ((16, 16), (8, 8))
     network = FlexiUNet(sizes=sizes, base_channels=8, channel_multipliers=(1, 2))
     scheduler = ScaleSpaceScheduler(num_train_timesteps=60, sizes=sizes, change_points=(30,))
-    ScaleSpacePipeline(network, scheduler).save_pretrained(tmp_path / "runs" / "demo" / "model")
+    ScaleSpacePipeline(network, scheduler).save_pretrained(tmp_path / "runs" / "photos" / "model")
+    Image.new("RGB", (8, 8), "teal").save(tmp_path / "small.png")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("a_trained_model")
-@pytest.mark.parametrize(
-    "code", [block for page in PAGES for block in python_blocks(page)], ids=lambda code: code.split("\n")[2][:40]
-)
-def test_python_in_the_documents_runs(code):
-    exec(compile(code, "document", "exec"), {})
+@pytest.mark.parametrize("block", CODE, ids=str)
+def test_python_in_the_documents_runs(block):
+    exec(compile(block.text, str(block.page), "exec"), {})
 
 
 @pytest.mark.parametrize("command", plan_commands())
@@ -83,10 +143,9 @@ def test_plan_commands_in_the_documents_run(command, capsys, tmp_path, monkeypat
 
 
 def test_links_between_documents_lead_somewhere():
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    assert len(pages) > 5
+    assert len(PAGES) > 25
     lost = []
-    for page in pages:
+    for page in PAGES:
         for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]", page.read_text()):
             name, _, anchor = target.partition("#")
             if not target.startswith("http"):
@@ -105,7 +164,7 @@ def _anchors(text: str) -> set[str]:
 def test_the_how_to_shows_what_plan_prints(capsys):
     main(["plan", "--preset", "celeba64-4l"])
     printed = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    shown = [line.split() for line in (ROOT / "docs" / "howto.md").read_text().splitlines()]
+    shown = [line.split() for line in COST.read_text().splitlines()]
     assert [line for line in printed if line not in shown] == []
 
 

@@ -59,7 +59,8 @@ examples:
   scalespace sample runs/shapes/model --num-images 64 --steps 50 --output runs/shapes/pictures
   scalespace evaluate runs/shapes/model photos.zip --num-images 1000
 
-scalespace COMMAND --help tells all options of a command."""
+scalespace COMMAND --help tells all options of a command, and scalespace --version the version.
+scalespace --print-completion bash (or zsh, fish) prints what completes all of them in that shell."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(_USAGE)
         elif words[0] == "--version":
             print(__version__)
+        elif words[0] == "--print-completion":
+            from scalespace.commands.completion import print_completion
+
+            print_completion(words[1:], _COMMANDS)
         elif words[0] not in _COMMANDS:
             raise UserError(f'"{words[0]}" is not a command; use one of {", ".join(_COMMANDS)} (scalespace --help)')
         else:

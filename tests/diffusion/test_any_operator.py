@@ -28,7 +28,7 @@ from scalespace.operators.function import FunctionOperator
 from scalespace.operators.linear import Identity, LinearOperator
 from scalespace.operators.resize import SeparableProduct
 
-HOWTO = Path(__file__).parents[2] / "docs" / "howto.md"
+HOWTO = Path(__file__).parents[2] / "docs" / "how-to" / "own-operator.md"
 S, T = 499, 500
 
 
@@ -52,7 +52,7 @@ def box_average_of_the_documents() -> LinearOperator:
         block for block in re.findall(r"```python\n(.*?)```", HOWTO.read_text(), re.DOTALL) if "box_average" in block
     )
     names = {}
-    exec(compile(code, "howto.md", "exec"), names)
+    exec(compile(code, HOWTO.name, "exec"), names)
     return names["process"].degradation.operator(S, T)
 
 

@@ -28,6 +28,7 @@ from scalespace.training.configuration import ModelConfig, preset
 from scalespace.values import check_values
 
 __all__ = [
+    "SHELLS",
     "Preset",
     "device_named",
     "drawing",
@@ -42,7 +43,10 @@ __all__ = [
     "tell",
 ]
 
-_COMPLETIONS, _SHELLS = ("--tyro-print-completion", "--tyro-write-completion"), ("bash", "zsh", "tcsh", "fish")
+SHELLS = ("bash", "zsh", "fish")
+"""The shells that completion can be printed for."""
+
+_COMPLETIONS = ("--tyro-print-completion", "--tyro-write-completion")
 """Options of the parser itself, before all others, which does not check the name of the shell after them."""
 _FRAME = re.compile(r"\x1b\[[0-9;]*m|^[│ ] | *│?$")
 _RULE = re.compile(r"(?m)^[╰ ]?[─-]{3,}.*$")
@@ -68,8 +72,8 @@ def read(arguments_class: Any, words: list[str], command: Callable[..., None], d
     """
     extra = {} if default is None else {"default": default}
     program = f"scalespace {command.__module__.rpartition('.')[2]}"
-    if words and words[0] in _COMPLETIONS and words[1:] and words[1] not in _SHELLS:
-        raise UserError(f'there is no completion for "{words[1]}"; name one of {", ".join(_SHELLS)}')
+    if words and words[0] in _COMPLETIONS and words[1:] and words[1] not in SHELLS:
+        raise UserError(f'there is no completion for "{words[1]}"; name one of {", ".join(SHELLS)}')
     told = io.StringIO()
     try:
         with redirect_stderr(told):
