@@ -24,6 +24,7 @@ _COMMANDS = {
     "prepare": "bring pictures of any size to one size, exactly as training does",
     "train": "train a model on a folder or zip of images, or resume its training",
     "sample": "draw pictures from a trained model",
+    "serve": "a page in the browser to try a model on",
     "average": "another average of a run's weights, after its training",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",
     "bench": "how fast this machine trains and samples a model",

@@ -64,6 +64,9 @@ ALWAYS = {
         *("guidance_scale", "trajectory", "variant", "dtype", "device", "json", "quiet"),
     },
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
+    "serve": {
+        *("host", "port", "max_steps", "max_pictures", "max_waiting", "variant", "dtype", "device", "json", "quiet"),
+    },
     "average": {"output", "width", "step"},
     "demo": {"output", "num_images", "steps", "seed", "device", "json", "quiet"},
     "bench": {*_ALWAYS_OF_A_MODEL, "batch_size", "seconds", "json"},
@@ -161,6 +164,8 @@ OTHERS = [
     ("prepare D --size 8 8 --output OUT --held-out-share 0.2", "--held-out-share has no effect where no pictures"),
     ("reproduce gflops --data D", "--data has no effect on the table gflops"),
     ("reproduce gflops --scale paper", "--scale has no effect on the table gflops"),
+    ("serve x --revision v1", "--revision has no effect on a model in a folder"),
+    ("serve --revision v1", "--revision has no effect on a model in a folder"),
     ("reproduce gflops --device cpu", "--device has no effect on the table gflops"),
     ("reproduce gflops --dataset celeba64 --yes", "--dataset has no effect on the table gflops"),
     ("reproduce information --data D --seed 3", "--seed has no effect on the table information"),

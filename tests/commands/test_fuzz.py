@@ -32,6 +32,7 @@ from scalespace.metrics import evaluate
 from scalespace.paper import experiments, gflops, reproduce
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.planning import timing
+from scalespace.serve.server import PageServer
 from scalespace.training.configuration import PRESETS
 from scalespace.training.trainer import Trainer
 
@@ -304,7 +305,7 @@ def bounds(monkeypatch) -> Iterator[None]:
     for owner, name in (
         *((Trainer, "steps"), (ScaleSpacePipeline, "__call__"), (evaluate, "extract"), (experiments, "extract")),
         *((images.ImageDataset, "batch"), (timing, "_median_seconds"), (timing, "_peak_bytes")),
-        *((gflops, "average_gflops"), (reproduce, "average_gflops")),
+        *((gflops, "average_gflops"), (reproduce, "average_gflops"), (PageServer, "run")),
     ):
         monkeypatch.setattr(owner, name, _start)
 

@@ -1,16 +1,14 @@
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.browser import browsing, needs_browser
 
 from scalespace.reports.run_page import RunPage, write_page
 
-_BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 _HOSTILE = "</script><b>&"
 
 
@@ -76,31 +74,17 @@ def test_a_long_log_is_averaged_over_windows(tmp_path):
     assert norm == {"": []}
 
 
-@pytest.mark.skipif(_BROWSER is None, reason="needs chromium or google-chrome on the PATH")
+@needs_browser
 def test_a_browser_shows_the_run(tmp_path):
-    assert _BROWSER is not None
     (tmp_path / "samples").mkdir()
     for name in ("step-00000020.png", "step 40%.png"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / "samples" / name)
     write_page(_page(), tmp_path / "index.html")
-    # Says on the page what went wrong, and whether the grid could be loaded.
-    watch = (
-        "<script>addEventListener('error', e => document.body.append('FAILED ' + (e.message || e.target.src)), true);"
-        "addEventListener('load', () => document.body.append('WIDTH ' + document.images[0].naturalWidth));</script>"
-    )
-    text = (tmp_path / "index.html").read_text()
-    (tmp_path / "watched.html").write_text(text.replace("<head>", f"<head>{watch}"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
-    shown = subprocess.run(
-        [_BROWSER, *options, (tmp_path / "watched.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    body = shown[shown.index("<body>") :]
-    assert "FAILED" not in body
-    assert "WIDTH 8" in body
+    with browsing(tmp_path / "browser") as browser:
+        browser.open((tmp_path / "index.html").as_uri())
+        body = browser.value("document.body.outerHTML")
+        assert browser.complaints() == []
+        assert browser.value("document.images[0].naturalWidth") == 8
     assert "running · step 50 of 1,000 · about 2.0 hours left" in body
     assert "at step 40" in body
     assert body.count('<section class="panel"') == 5

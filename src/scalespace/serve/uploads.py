@@ -1,0 +1,70 @@
+"""Pictures that visitors send: looked at before they are decoded, and decoded as training decodes its own."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scalespace.data.luminance import luminance
+from scalespace.data.sources.decoding import FORMATS, decode_image, reason
+from scalespace.errors import UserError
+
+__all__ = ["MOST_BYTES", "MOST_PIXELS", "check_upload", "small_picture"]
+
+MOST_BYTES = 10 << 20
+"""Largest file that is taken."""
+MOST_PIXELS = 50_000_000
+"""Largest picture that is decoded, whatever the size of its file: a few bytes can stand for gigabytes of pixels."""
+
+
+def check_upload(data: bytes) -> None:
+    """Refuse what is no picture, or too large a one, by its first bytes alone. No pixel is decoded.
+
+    Args:
+        data: The bytes of the file.
+
+    Raises:
+        UserError: If it is refused.
+    """
+    if not data:
+        raise UserError("the file is empty; choose a picture")
+    if len(data) > MOST_BYTES:
+        raise UserError(f"the file is larger than {MOST_BYTES >> 20} MiB; choose a smaller picture")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large() from error
+    except Exception as error:  # Pillow raises nearly any type.
+        raise UserError("the file is no PNG, JPEG, WebP or BMP picture; choose another one") from error
+    if width * height > MOST_PIXELS:
+        raise _too_large(f" {width} x {height} pixels, which is")
+
+
+def small_picture(data: bytes, size: tuple[int, int], channels: int) -> Tensor:
+    """The small version of an uploaded picture: cropped around its centre and brought down.
+
+    Args:
+        data: The bytes of the file, which ``check_upload`` has let through.
+        size: Height and width of the small version.
+        channels: 3, or 1 for the luminance.
+
+    Returns:
+        Pixels in [-1, 1], shape (1, channels, *size).
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        pixels, _ = decode_image(data, size)
+    except Exception as error:  # Pillow raises nearly any type.
+        raise UserError(f"the picture cannot be read ({reason(error)}); choose another one") from error
+    pixels = luminance(pixels) if channels == 1 else pixels
+    return torch.tensor(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def _too_large(what: str = "") -> UserError:
+    return UserError(f"the picture has{what} more than {MOST_PIXELS // 1_000_000} million pixels; choose a smaller one")
