@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from scalespace.operators.dct import DCTFilter
 from scalespace.operators.function import FunctionOperator
+from scalespace.operators.gaussian_resize import GaussianResize
 from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import Resize
 
@@ -118,6 +119,7 @@ OPERATORS: dict[str, Callable[[Size], LinearOperator]] = {
     "chain of resizes": lambda size: (
         Resize((size[0] - 1, size[1] + 1), _half(size)) @ Resize(size, (size[0] - 1, size[1] + 1))
     ),
+    "step of a pyramid": lambda size: GaussianResize(size, _half(size)),
     "box average": box_average,
     "filter of frequencies": lambda size: DCTFilter(torch.linspace(1, 0, size[0] * size[1]).double().reshape(size)),
     "blur": blur,

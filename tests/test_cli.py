@@ -114,10 +114,7 @@ def test_without_a_command_the_commands_are_told(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-    assert (
-        "usage: scalespace {demo,plan,prepare,train,sample,serve,average,evaluate,bench,analyze,reproduce}"
-        in capsys.readouterr().out
-    )
+    assert "usage: scalespace {demo,plan,prepare,train,sample," in capsys.readouterr().out
     assert '"tarin" is not a command; use one of demo, plan, prepare, train, sample' in cli_error(capsys, ["tarin"])
 
 

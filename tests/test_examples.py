@@ -10,6 +10,7 @@ from PIL import Image
 
 import scalespace
 from scalespace import Resize, open_images
+from scalespace.cli import main as cli_main
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -77,6 +78,23 @@ def test_own_operator(tmp_path, capsys):
     # The kernel sums to one, so the operator keeps brightness.
     assert [abs(float(pictures[k].mean()) - float(pictures[8 + k].mean())) < 5 for k in range(8)] == [True] * 8
     assert (pictures[8][::8, ::8].repeat(8, 0).repeat(8, 1) == pictures[8]).all()
+
+
+def test_own_degradation(tmp_path, monkeypatch):
+    # Every command is a process of its own where a reader runs it; here all are one, which takes less time.
+    def typed(words):
+        monkeypatch.delitem(sys.modules, "own_degradation", raising=False)
+        cli_main(words)
+
+    monkeypatch.chdir(EXAMPLES[0].parent)
+    monkeypatch.syspath_prepend(EXAMPLES[0].parent)
+    output = tmp_path / "grid.png"
+    main_of("own_degradation")(str(output), steps=2, run=typed)
+    pictures = np.stack(cells(output, 64, 8))[8:, ::4, ::4].transpose(0, 3, 1, 2)
+    data = open_images("synthetic:shapes:8", (16, 16)).batch(range(8))[0].double()
+    mist = runpy.run_path(str(EXAMPLES[0].with_name("own_degradation.py")))["mist"]
+    # What was enlarged is made small again as it was.
+    assert (mist(torch.from_numpy(pictures.astype(float))) - mist(data)).abs().mean() < 3
 
 
 def test_solvers_prints_what_it_says_of_them(tmp_path):

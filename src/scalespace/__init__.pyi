@@ -12,6 +12,7 @@ from .diffusion.degradation import Levels as Levels
 from .diffusion.degradation import OrthonormalResizing as OrthonormalResizing
 from .diffusion.degradation import Resizing as Resizing
 from .diffusion.degradation import Unchanged as Unchanged
+from .diffusion.degradations.pyramid import GaussianPyramid as GaussianPyramid
 from .diffusion.denoiser import Denoiser as Denoiser
 from .diffusion.denoiser import GaussianDenoiser as GaussianDenoiser
 from .diffusion.denoiser import GaussianMixture as GaussianMixture
@@ -49,6 +50,7 @@ from .diffusion.spectral import FromSpectrum as FromSpectrum
 from .errors import UserError as UserError
 from .networks.flexi_unet import FlexiUNet as FlexiUNet
 from .operators.function import FunctionOperator as FunctionOperator
+from .operators.gaussian_resize import GaussianResize as GaussianResize
 from .operators.linear import Composition as Composition
 from .operators.linear import Identity as Identity
 from .operators.linear import LinearOperator as LinearOperator

@@ -26,6 +26,7 @@ _COMMANDS = {
     "sample": "draw pictures from a trained model",
     "serve": "a page in the browser to try a model on",
     "average": "another average of a run's weights, after its training",
+    "convert": "a model of a checkpoint that the paper's authors released, and back",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",
     "bench": "how fast this machine trains and samples a model",
     "analyze": "how much of your pictures survives the noise, and which resolutions that needs",

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 from tests.small_models import SMALL_OPTIONS, small_pipeline, train_words
 
@@ -29,8 +30,10 @@ from scalespace.cli import _COMMANDS, main
 from scalespace.commands import parsing
 from scalespace.data import images
 from scalespace.metrics import evaluate
+from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.paper import experiments, gflops, reproduce
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.released import export_released_state
 from scalespace.planning import timing
 from scalespace.serve.server import PageServer
 from scalespace.training.configuration import PRESETS
@@ -99,6 +102,7 @@ USUAL = {
     "save-statistics": ("new.npz",),
     "model": ("model", "run/model"),
     "trained": ("run",),
+    "source": ("ssd_64res_celeba_2levels.pt", "model"),
     "generated": ("model", "run", "pictures", "synthetic:shapes:5"),
     "reference": ("pictures", "pictures.zip", "synthetic:shapes:5"),
 }
@@ -264,6 +268,8 @@ def zoo(tmp_path_factory) -> Path:
             archive.write(folder / "pictures" / f"{number}.png", f"{number % 2}/\x1b{number}.png")
     (folder / "cut.zip").write_bytes((folder / "pictures.zip").read_bytes()[:-30])
     small_pipeline().save_pretrained(folder / "model")
+    released = FlexiUNet(((64, 64), (32, 32)), base_channels=4, blocks_per_level=1, released_quirks=True)
+    torch.save({"model": export_released_state(released), "step": 3}, folder / "ssd_64res_celeba_2levels.pt")
     for name, file in (("model-a", "unet/config.json"), ("model-b", "scheduler/scheduler_config.json")):
         shutil.copytree(folder / "model", folder / name)
         (folder / name / file).write_text("[" * 100_000)

@@ -24,6 +24,7 @@ REQUIRED: dict[str, list[str]] = {
     "reproduce": ["main", "--data", "nothing"],
     "bench": ["train"],
     "average": ["nothing", "--output", "new"],
+    "convert": ["nothing", "new"],
 }
 
 
@@ -58,6 +59,8 @@ def test_an_output_that_cannot_be_written_is_told_before_any_input_is_opened(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     words = [command, *REQUIRED[command], f"--{name.replace('_', '-')}", "file/below.png"]
+    if "Positional" in repr(_options(command)[name]):
+        words = [command, *("file/below.png" if word == "new" else word for word in REQUIRED[command])]
     error = cli_error(capsys, words)
     assert error.startswith("scalespace: error: cannot write file/below.png")
     assert "(Not a directory)" in error

@@ -10,6 +10,7 @@ from tests.strategies import normal, seeds, shrinking_sizes
 from torch.testing import assert_close
 
 from scalespace.diffusion.degradation import Blurring, Degradation, Levels, Resizing, Unchanged
+from scalespace.diffusion.degradations.pyramid import GaussianPyramid
 from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay
@@ -188,7 +189,13 @@ def test_blurs_that_cannot_be_are_refused(options):
 
 
 @pytest.mark.parametrize(
-    "degradation", [Unchanged((4, 4), 12), Resizing(((8, 6), (4, 3)), (5,), 12), Blurring((8, 6), 12)]
+    "degradation",
+    [
+        Unchanged((4, 4), 12),
+        Resizing(((8, 6), (4, 3)), (5,), 12),
+        GaussianPyramid(((8, 6), (4, 3), (2, 3)), (5, 9), 12),
+        Blurring((8, 6), 12),
+    ],
 )
 def test_degradations_of_the_package_pass_the_tests_of_all(degradation):
     # They know that they compose and are not asked when a process is built.

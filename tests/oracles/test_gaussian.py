@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from scalespace.diffusion.bridges import Isotropic
 from scalespace.diffusion.degradation import Levels, OrthonormalResizing, Resizing
+from scalespace.diffusion.degradations.pyramid import GaussianPyramid
 from scalespace.diffusion.denoiser import GaussianDenoiser, dense
 from scalespace.diffusion.grids import log_snr_grid, uniform_grid
 from scalespace.diffusion.noise import LinearBeta
@@ -18,6 +19,7 @@ from scalespace.diffusion.resolution import ConvexDecay
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.diffusion.spectral import FromSpectrum
+from scalespace.operators.resize import Separable
 from scalespace.oracles.gaussian import (
     chain_covariance,
     frechet_distance_squared,
@@ -110,6 +112,15 @@ def test_second_order_steps_need_few_calls_on_the_shifted_process(levels, kind):
     assert multistep_error(process, 30) <= 0.0003
     # Without the shift, the jumps at the changes stay, however good the solver is.
     assert multistep_error(line_process(levels), 60) > 0.0001
+
+
+def test_a_gaussian_pyramid_samples_gaussian_data():
+    changes = ConvexDecay(4).change_points(1000)
+    process = shifted_process(GaussianPyramid, (1, LENGTH), changes)
+    assert isinstance(process.degradation.operator(0, 1000), Separable)
+    # As good as DDPM, which is at 0.00006.
+    assert ancestral_error(process) == pytest.approx(0.00006, rel=0.1)
+    assert multistep_error(process, 60) <= 0.00001
 
 
 def test_two_dimensions_have_the_same_order():

@@ -79,7 +79,7 @@ def test_saving_a_process_of_the_user_s_is_refused_before_anything_is_written(tm
     scheduler = ScaleSpaceScheduler(process=OWN)
     for part in (scheduler, ScaleSpacePipeline(small_network(), scheduler)):
         with pytest.raises(
-            UserError, match=r"was given a process with Pyramid as an object, which cannot be saved; save the"
+            UserError, match=r"was given a process with Pyramid as an object, which cannot be saved; name its degr"
         ):
             part.save_pretrained(tmp_path / "model")
     assert list(tmp_path.rglob("*")) == []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from scalespace.commands.parsing import read, say
 from scalespace.data.left_out import counted
-from scalespace.effects import Needs
+from scalespace.effects import Need, Needs
 from scalespace.files import OutputPath, write_directory
 from scalespace.reading import path_of
 
@@ -28,8 +29,25 @@ class Arguments:
     """Width of the average as a share of the steps so far: the standard deviation of their weights, at most 0.25."""
     step: int | None = None
     """Step to average at. None takes the last that was kept."""
+    trust_model: bool = False
+    """Import the module of a degradation that the run names, which runs it: know where run and module are from."""
 
-    needs: ClassVar[Needs] = {}
+    needs: ClassVar[Needs] = {
+        "trust_model": (
+            Need(
+                lambda given: ":" in given.averaged[0].scheduler.config["degradation"],
+                "on a run whose degradation is one of this package",
+                "name a run with one of your own",
+            ),
+        ),
+    }
+
+    @cached_property
+    def averaged(self) -> Any:
+        """The model, its step, and the number of snapshots."""
+        from scalespace.training.models import averaged_model
+
+        return averaged_model(path_of(self.trained), self.width, self.step, self.trust_model)
 
 
 def run(words: list[str]) -> None:
@@ -40,10 +58,8 @@ def run(words: list[str]) -> None:
     example: scalespace average runs/photos --width 0.05 --output runs/photos/narrow
     """
     given = read(Arguments, words, run)
-    from scalespace.training.models import averaged_model
-
     output = path_of(given.output)
-    pipeline, step, snapshots = averaged_model(path_of(given.trained), given.width, given.step)
+    pipeline, step, snapshots = given.averaged
     write_directory(output, pipeline.save_pretrained)
     say(
         f"model   {output}, the average of width {given.width:g} at step {step:,} from {counted(snapshots, 'snapshot')}"

@@ -119,6 +119,8 @@ class Arguments:
     """Name of the weights to take of a model that has several, for example fp16. None takes those without a name."""
     revision: str | None = None
     """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    trust_model: bool = False
+    """Import the module of a degradation that a model names, which runs it: know where model and module are from."""
     dtype: DtypeName = "float32"
     """Number format of the network of a model. States stay in float32."""
     batch_size: int = 16
@@ -177,6 +179,7 @@ class Arguments:
                 "name one on the Hugging Face Hub",
             ),
         ),
+        "trust_model": (_MODEL,),
         "dtype": (_MODEL,),
         "batch_size": (_MODEL,),
         "seed": (Need(_draws_lots, "where nothing is random", "measure kid or swd"),),

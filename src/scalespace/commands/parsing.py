@@ -99,13 +99,19 @@ def read_with_preset(arguments_class: type, words: list[str], command: Callable[
         defaults: Defaults of options that no preset has.
 
     Raises:
-        UserError: If there is no such preset.
+        UserError: If there is no such preset, or a degradation of the user's own cannot be imported.
     """
     # The preset decides the defaults of everything else, so it is read first.
     name = next((after for word, after in pairwise(words) if word == "--preset"), None)
     name = next((word.removeprefix("--preset=") for word in words if word.startswith("--preset=")), name) or "tiny"
     start = fields(ModelConfig, preset(name))
-    return read(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
+    given = read(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
+    if ":" in given.process.degradation:
+        from scalespace.diffusion.degradations.own import import_own
+
+        # The user has named it here and now, which is what a model that is loaded has not.
+        import_own(given.process.degradation)
+    return given
 
 
 def fields(kind: type, source: Any) -> dict[str, Any]:

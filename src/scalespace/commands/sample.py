@@ -45,8 +45,7 @@ class Arguments:
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
     """How a step raises the resolution: exact is the solver's own way, the others are baselines. None is the model's own."""
     spacing: SpacingName | None = None
-    """Steps equal in time (linspace, and trailing, where the last step is as long as the others), or in log-SNR (best for
-    multistep and corrected). None takes the model's own."""
+    """Steps equal in time (linspace; trailing, down to 0) or in log-SNR (best for multistep). None takes the model's own."""
     upsample: str | None = None
     """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""
     seed: int = 0
@@ -67,6 +66,8 @@ class Arguments:
     """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
     revision: str | None = None
     """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    trust_model: bool = False
+    """Import the module of a degradation that the model names, which runs it: know where model and module are from."""
     dtype: DtypeName = "float32"
     """Number format of the networks. States stay in float32."""
     device: str = "auto"
@@ -82,6 +83,13 @@ class Arguments:
                 lambda given: any(map(on_hub, (given.model, given.upsample, given.guidance_model))),
                 "on a model in a folder",
                 "name one on the Hugging Face Hub",
+            ),
+        ),
+        "trust_model": (
+            Need(
+                lambda given: any(":" in model.scheduler.config["degradation"] for model in given.models),
+                "on a model whose degradation is one of this package",
+                "name a model with one of your own",
             ),
         ),
         "eta": (
@@ -140,6 +148,7 @@ class Arguments:
             variant=self.variant,
             revision=self.revision if on_hub(name) else None,
             dtype=dtype_named(self.dtype),
+            trust=self.trust_model,
         )
 
 

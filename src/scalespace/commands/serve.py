@@ -37,6 +37,8 @@ class Arguments:
     """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
     revision: str | None = None
     """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    trust_model: bool = False
+    """Import the module of a degradation that the model names, which runs it: know where model and module are from."""
     dtype: DtypeName = "float32"
     """Number format of the network. States stay in float32."""
     device: str = "auto"
@@ -47,6 +49,13 @@ class Arguments:
     """Show no progress bars while the model is loaded."""
 
     needs: ClassVar[Needs] = {
+        "trust_model": (
+            Need(
+                lambda given: given.model is not None,
+                "on the model of the package",
+                "name a model with a degradation of your own",
+            ),
+        ),
         "revision": (
             Need(lambda given: on_hub(given.model), "on a model in a folder", "name one on the Hugging Face Hub"),
         ),
@@ -86,6 +95,7 @@ def run(words: list[str]) -> None:
             lambda line: say(line, error=given.json),
             not given.quiet,
             revision=given.revision if on_hub(given.model) else None,
+            trust=given.trust_model,
             **chosen,
         )
         name = _name(given.model)

@@ -38,8 +38,7 @@ class Arguments(TrainConfig):
     evaluate_metrics: str = "fid,kid"
     """List of fid, kid, prdc, swd, spectrum and colour, with commas, as of scalespace evaluate."""
     evaluate_features: Literal["efficientnet-lite0"] | None = None
-    """Features that fid, kid and prdc are distances in: efficientnet-lite0 needs the extra "features". None takes the
-    built-in ones."""
+    """Features of fid, kid and prdc: efficientnet-lite0 (extra "features"). None takes the built-in ones."""
     preset: Preset = "tiny"
     quiet: bool = False
     """Show no progress bars."""

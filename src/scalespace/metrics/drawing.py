@@ -45,6 +45,7 @@ class Sampling:
         variant: Weights to take of a model, as in ``load_pipeline``; so the next two.
         revision: Branch, tag or commit of a model on the Hub.
         dtype: Number format of the network.
+        trust_model: Whether to import the module of a degradation that the model names.
     """
 
     num_images: int = 1000
@@ -58,6 +59,7 @@ class Sampling:
     variant: str | None = None
     revision: str | None = None
     dtype: torch.dtype = torch.float32
+    trust_model: bool = False
 
 
 def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Tensor:

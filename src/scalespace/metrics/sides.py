@@ -207,6 +207,7 @@ def _find(path: str, sampling: Sampling, progress: bool) -> _Found:
         variant=sampling.variant,
         revision=sampling.revision if is_hub_name(str(place)) else None,
         dtype=sampling.dtype,
+        trust=sampling.trust_model,
     )
     return _Found(path, pipeline=pipeline)
 

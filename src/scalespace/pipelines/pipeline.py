@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
+from scalespace.diffusion.degradations.own import is_own
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.registration import PACKAGE
 from scalespace.pipelines.folders.writing import SavedPipeline
@@ -115,6 +116,7 @@ class ScaleSpacePipeline(SavedPipeline):
             "parameters": f"{sum(parameter.numel() for parameter in self.unet.parameters()):,}",
             "prediction": scheduler.config["prediction_type"],
             "solver": scheduler.config["solver"],
+            **({"degradation": name} if is_own(name := scheduler.config["degradation"]) else {}),
             **({} if classes is None else {"classes": classes}),
         }
 

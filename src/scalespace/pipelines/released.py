@@ -1,4 +1,4 @@
-"""Import of the state dictionaries that the paper authors' released code writes.
+"""The state dictionaries that the paper authors' released code writes, as ours and back.
 
 That code numbers its modules in the order in which they run (`input_blocks.7.0`, `output_blocks.2.1`) and names
 adapters after the resolution that they serve (`adapters_in.16`); `FlexiUNet` names both by level. The numbers are the
@@ -9,14 +9,24 @@ Source: https://github.com/prateksha/ScaleSpaceDiffusion, the layout of its stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 
+import torch
 from torch import Tensor
 
+from scalespace.errors import UserError
 from scalespace.networks.flexi_unet import FlexiUNet
 
-__all__ = ["import_released_state", "released_names", "released_network"]
+__all__ = [
+    "LayoutError",
+    "export_released_state",
+    "import_released_state",
+    "released_image_size",
+    "released_names",
+    "released_network",
+]
 
 # Inside a residual block and an attention: (our name, released name).
 _RESIDUAL = (
@@ -28,6 +38,36 @@ _RESIDUAL = (
     ("shortcut", "skip_connection"),
 )
 _ATTENTION = (("norm", "norm"), ("qkv", "qkv"), ("output", "proj_out"))
+_PROJECTIONS = (".qkv.weight", ".proj_out.weight")
+
+
+class LayoutError(UserError):
+    """A state dictionary does not fit a network.
+
+    Args:
+        missing: Names of the released layout that the state dictionary lacks.
+        extra: Names in it for which the network has no place.
+        misshapen: What is wrong with the shapes of others, one sentence each without its full stop.
+
+    The message has the first few of them, and ``lines`` all.
+    """
+
+    def __init__(self, missing: Sequence[str], extra: Sequence[str], misshapen: Sequence[str]):
+        self.missing, self.extra, self.misshapen = tuple(missing), tuple(extra), tuple(misshapen)
+        wrong = [
+            *([f"lacks {_listed(missing)} of this network in the released layout"] if missing else []),
+            *([f"has {_listed(extra)}, for which the network has no place"] if extra else []),
+            *([f"has other shapes: {_listed(misshapen)}"] if misshapen else []),
+        ]
+        super().__init__(
+            f"the state dictionary {', and '.join(wrong)}; take one that the released code wrote, or a network of its widths, "
+            "levels and attention (released_network builds it)"
+        )
+
+    def lines(self) -> list[str]:
+        """Every name that does not fit, one a line."""
+        kinds = (("missing", self.missing), ("extra", self.extra), ("other shape", self.misshapen))
+        return [f"{kind:11} {name}" for kind, names in kinds for name in names]
 
 
 def released_names(network: FlexiUNet) -> dict[str, str]:
@@ -37,7 +77,7 @@ def released_names(network: FlexiUNet) -> dict[str, str]:
         network: The network. Its parameters may be on the meta device.
 
     Returns:
-        A dictionary {released name: our name}, which is one to one.
+        A dictionary {released name: our name}, which is one to one, in the order of released state dictionaries.
     """
     ours = network.state_dict().keys()
     return {
@@ -59,28 +99,37 @@ def import_released_state(state: Mapping[str, Tensor], network: FlexiUNet) -> di
         State dictionary for `network.load_state_dict`. Its tensors share memory with the given ones.
 
     Raises:
-        ValueError: If a parameter is missing in the network or in the state, or if a shape differs.
+        LayoutError: If parameters are missing in the network or in the state, or if shapes differ.
     """
-    names = released_names(network)
-    if missing := [name for name in names if name not in state]:
-        raise ValueError(
-            f"the state dictionary lacks {_listed(missing)} of this network in the released layout; build the network "
-            "from it with released_network, or check its widths, levels and attention"
-        )
-    if unknown := [name for name in state if name not in names]:
-        raise ValueError(
-            f"the network has no place for {_listed(unknown)} of the state dictionary; build the network from it with "
-            "released_network, or check its widths, levels and attention"
-        )
-    ours = network.state_dict()
-    for theirs, name in names.items():
-        # Attention's 1 x 1 convolutions carry a last dimension of 1.
-        if tuple(state[theirs].shape) not in (tuple(ours[name].shape), (*ours[name].shape, 1)):
-            raise ValueError(
-                f"{theirs} has shape {tuple(state[theirs].shape)} and the network's {name} has "
-                f"{tuple(ours[name].shape)}; give the network the widths of the state dictionary"
-            )
+    names, ours = released_names(network), network.state_dict()
+    # Attention's 1 x 1 convolutions carry a last dimension of 1.
+    misshapen = [
+        f"{theirs} has shape {tuple(state[theirs].shape)} and the network's {name} has {tuple(ours[name].shape)}"
+        for theirs, name in names.items()
+        if theirs in state and tuple(state[theirs].shape) not in (tuple(ours[name].shape), (*ours[name].shape, 1))
+    ]
+    missing, extra = [name for name in names if name not in state], [name for name in state if name not in names]
+    if missing or extra or misshapen:
+        raise LayoutError(missing, extra, misshapen)
     return {name: state[theirs].reshape(ours[name].shape) for theirs, name in names.items()}
+
+
+def export_released_state(network: FlexiUNet) -> dict[str, Tensor]:
+    """The state dictionary of a network in the released layout and its order, exactly; its tensors share memory.
+
+    Raises:
+        UserError: If the network has parameters for which that layout has no name.
+    """
+    names, ours = released_names(network), network.state_dict()
+    if unknown := sorted(ours.keys() - names.values()):
+        raise UserError(
+            f"the released layout has no place for {_listed(unknown)} of the network; only a network of classes or none, "
+            "with neither a null class nor small pictures to enlarge, can be written in it"
+        )
+    return {
+        theirs: ours[name].unsqueeze(-1) if theirs.endswith(_PROJECTIONS) else ours[name]
+        for theirs, name in names.items()
+    }
 
 
 def released_network(
@@ -106,56 +155,82 @@ def released_network(
         The network in evaluation mode, with `released_quirks`.
 
     Raises:
-        ValueError: If the state is not in the released layout, or if the image size is not given and cannot be inferred.
+        UserError: If the state is not in the released layout, or if the image size is not given and cannot be inferred.
     """
-    for name in (
-        "time_embed.0.weight",
-        "input_blocks.0.0.weight",
-        "input_blocks.1.0.in_layers.2.weight",
-        "out.2.weight",
-    ):
+    widths, attention, blocks = _architecture(state)
+    base_channels = state["time_embed.0.weight"].shape[1]
+    image_size = image_size or released_image_size(state)
+    if image_size is None:
+        raise UserError("the state dictionary does not tell the image size; give image_size, in pixels")
+    with torch.device("meta"):
+        network = FlexiUNet(
+            sizes=tuple((image_size >> level, image_size >> level) for level in range(levels)),
+            in_channels=state["input_blocks.0.0.weight"].shape[1],
+            out_channels=state["out.2.weight"].shape[0],
+            base_channels=base_channels,
+            channel_multipliers=tuple(width // base_channels for width in widths),
+            blocks_per_level=blocks,
+            attention_max_size=max((image_size >> level for level, has in enumerate(attention) if has), default=0),
+            attention_heads=attention_heads,
+            dropout=dropout,
+            num_classes=state["label_emb.weight"].shape[0] if "label_emb.weight" in state else None,
+            released_quirks=True,
+            min_channels_per_group=1,
+        )
+    network.load_state_dict(import_released_state(state, network), assign=True)
+    return network.eval()
+
+
+def released_image_size(state: Mapping[str, Tensor]) -> int | None:
+    """Side of the full resolution in pixels, off the names of the adapters; None where they do not tell it.
+
+    Raises:
+        UserError: If the state is not in the released layout.
+    """
+    widths, *_ = _architecture(state)
+    parts = (name.split(".") for name in state)
+    served = [int(part[1]) for part in parts if part[0] == "adapters_out" and re.fullmatch("[0-9]{1,5}", part[1])]
+    # The deepest level has an adapter unless it is as wide as the first.
+    return min(served) << (len(widths) - 1) if served and widths[-1] != widths[0] else None
+
+
+def _architecture(state: Mapping[str, Tensor]) -> tuple[list[int], list[bool], int]:
+    """Width of every level, whether it has attention, and the number of residual blocks in an encoder level."""
+    # Names that are read off below, with the number of their dimensions.
+    needed = {
+        "time_embed.0.weight": 2,
+        "input_blocks.0.0.weight": 4,
+        "input_blocks.1.0.in_layers.2.weight": 4,
+        "out.2.weight": 4,
+    }
+    for name, dimensions in needed.items():
         if name not in state:
-            raise ValueError(
+            raise UserError(
                 f"the state dictionary has no {name}, so it is not of the released layout; give a released one"
             )
-    base_channels = state["time_embed.0.weight"].shape[1]
+        if state[name].dim() != dimensions or not state[name].numel():
+            raise UserError(
+                f"{name} has shape {tuple(state[name].shape)} in the state dictionary, which no released one has; give a "
+                "released one"
+            )
     widths, attention, counts = [0], [False], [0]
     for number in count(1):
         if f"input_blocks.{number}.0.op.weight" in state:
             widths, attention, counts = [*widths, 0], [*attention, False], [*counts, 0]
         elif (convolution := f"input_blocks.{number}.0.in_layers.2.weight") in state:
-            widths[-1] = state[convolution].shape[0]
+            widths[-1] = len(state[convolution]) if state[convolution].dim() else 0
             attention[-1] = f"input_blocks.{number}.1.qkv.weight" in state
             counts[-1] += 1
         else:
             break
-    if image_size is None:
-        if widths[-1] == widths[0] or not (served := _adapter_sides(state)):
-            raise ValueError("the state dictionary does not tell the image size; give image_size, in pixels")
-        image_size = min(served) << (len(widths) - 1)
-    network = FlexiUNet(
-        sizes=tuple((image_size >> level, image_size >> level) for level in range(levels)),
-        in_channels=state["input_blocks.0.0.weight"].shape[1],
-        out_channels=state["out.2.weight"].shape[0],
-        base_channels=base_channels,
-        channel_multipliers=tuple(width // base_channels for width in widths),
-        blocks_per_level=counts[0],
-        attention_max_size=max((image_size >> level for level, has in enumerate(attention) if has), default=0),
-        attention_heads=attention_heads,
-        dropout=dropout,
-        num_classes=state["label_emb.weight"].shape[0] if "label_emb.weight" in state else None,
-        released_quirks=True,
-        min_channels_per_group=1,
-    )
-    network.load_state_dict(import_released_state(state, network))
-    return network.eval()
+    return widths, attention, counts[0]
 
 
 def _modules(network: FlexiUNet) -> Iterator[tuple[str, str]]:
     """Pairs (our name, released name) of all modules that may hold parameters."""
     depth, blocks = len(network.encoder), network.blocks_per_level
     yield from (("time_mlp.0", "time_embed.0"), ("time_mlp.2", "time_embed.2"), ("class_embedding", "label_emb"))
-    yield from (("conv_in", "input_blocks.0.0"), ("head.0", "out.0"), ("head.2", "out.2"))
+    yield "conv_in", "input_blocks.0.0"
     number = count(1)
     for level in range(depth):
         for index in range(blocks):
@@ -171,10 +246,10 @@ def _modules(network: FlexiUNet) -> Iterator[tuple[str, str]]:
             yield from _block(f"decoder.{level}.blocks.{index}", *_positions(theirs))
             if level and index == blocks:
                 yield f"upsamples.{level - 1}.conv", f"{theirs}.{2 if level in network.attention_levels else 1}.conv"
-    for level in range(depth):
-        side = min(network.sizes[0]) >> level
-        yield f"adapters_in.{level}", f"adapters_in.{side}"
-        yield f"adapters_out.{level}", f"adapters_out.{side}"
+    yield from (("head.0", "out.0"), ("head.2", "out.2"))
+    sides = [min(network.sizes[0]) >> level for level in range(depth)]
+    yield from ((f"adapters_in.{level}", f"adapters_in.{side}") for level, side in enumerate(sides))
+    yield from ((f"adapters_out.{level}", f"adapters_out.{sides[level]}") for level in reversed(range(depth)))
 
 
 def _positions(theirs: str) -> tuple[str, str]:
@@ -186,12 +261,6 @@ def _block(ours: str, residual: str, attention: str) -> Iterator[tuple[str, str]
         yield f"{ours}.residual.{inner}", f"{residual}.{theirs}"
     for inner, theirs in _ATTENTION:
         yield f"{ours}.attention.{inner}", f"{attention}.{theirs}"
-
-
-def _adapter_sides(state: Mapping[str, Tensor]) -> list[int]:
-    """The resolutions in pixels that appear in the names of output adapters."""
-    parts = (name.split(".") for name in state)
-    return [int(part[1]) for part in parts if part[0] == "adapters_out" and part[1].isdecimal()]
 
 
 def _listed(names: Iterable[str], shown: int = 3) -> str:

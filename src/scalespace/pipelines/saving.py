@@ -3,6 +3,8 @@
 A model is saved with a manifest. Weights that differ from it are refused: nobody edits them by hand, so they are damaged or of
 another model. A configuration that differs is only said, since people do edit those; so is code, which is never run here. A
 folder without a manifest, as others release them, is loaded like before.
+
+A model may name a module for a degradation of its user's own, which is code too. It is imported only where the user says so.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from scalespace.diffusion.degradations.own import allow_own
 from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, Manifest, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
@@ -48,6 +51,7 @@ def load_pipeline(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
+    trust: bool = False,
 ) -> ScaleSpacePipeline:
     """Load a model in diffusers' layout from a folder or from the Hugging Face Hub.
 
@@ -57,11 +61,13 @@ def load_pipeline(
         revision: Branch, tag or commit on the Hub. None takes the main branch.
         dtype: Number format of the network. States stay in float32.
         progress: Whether downloads and reading that takes over two seconds show bars on stderr.
+        trust: Whether to import the module that the model names for a degradation of its own, which runs it. Without, a model
+            with one is loaded only where that module has been imported before.
 
     Raises:
         UserError: If the folder or a file is missing or damaged, holds another pipeline, has weights that are not finite or
             not those of its manifest, or is a pickle, which is never opened since loading one runs whatever code it contains;
-            or if the Hub has no such model, or cannot be reached.
+            or if the Hub has no such model, or cannot be reached; or if it needs a module that is not trusted or not there.
     """
     folder = Path(path)
     if variant is not None and VARIANT.fullmatch(variant) is None:
@@ -90,6 +96,7 @@ def load_pipeline(
                 f"{folder / name} has the setting {unknown[0]}, which this version of scalespace does not know; update "
                 "scalespace, or take the setting out"
             )
+    allow_own(parts["scheduler/scheduler_config.json"].get("degradation", ""), trust)
     weights = WeightFiles.find(folder, variant, _REMEDY)
     manifest = read_manifest(folder, "restore it, or delete it to load the model without this proof")
     edited = _edited(folder, manifest, _FILES)

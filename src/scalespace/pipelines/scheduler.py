@@ -19,7 +19,7 @@ from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from scalespace.diffusion.degradation import Blurring, Degradation, OrthonormalResizing, Resizing
+from scalespace.diffusion.degradations.own import own_faults
 from scalespace.diffusion.grids import log_snr_grid
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
@@ -30,6 +30,7 @@ from scalespace.errors import UserError
 from scalespace.pipelines.schedules.betas import chosen_noise
 from scalespace.pipelines.schedules.by_hand import grid_of_timesteps
 from scalespace.pipelines.schedules.choices import BRIDGES, SPACINGS
+from scalespace.pipelines.schedules.degradations import degradation_named
 from scalespace.pipelines.schedules.given import check_given_once, plain
 from scalespace.pipelines.schedules.names import DiffusersNames
 from scalespace.pipelines.schedules.thresholding import Thresholding
@@ -69,9 +70,10 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
             ``scalespace.diffusion.prediction`` extends them.
         sigma_data: Standard deviation of the pictures. Only used with "v_prediction", where 1 gives the usual v and 0.5 gives
             EDM's preconditioning.
-        degradation: "bilinear", the paper's; "orthonormal", which costs no retained mode any SNR if the noise is shifted; or
-            "blurring", which is Blurring Diffusion. Blurring takes one size and "epsilon" only, since any other output would
-            depend on where the step ends, which the network is not told.
+        degradation: "bilinear", the paper's; "orthonormal", which costs no retained mode any SNR if the noise is shifted;
+            "pyramid", which blurs before it resizes (``GaussianPyramid``); "blurring", which is Blurring Diffusion; or
+            "MODULE:CLASS", a degradation of your own, of a module that has been imported. Blurring takes one size and "epsilon"
+            only, since any other output would depend on where the step ends, which the network is not told.
         sigma_blur: Standard deviation of the blur at T, in pixels. Only used with "blurring".
         shifted: Whether the log-SNR rises at every change of resolution as far as the transition allows (``Shifted``).
         solver: "ancestral", "ddim", "multistep" (second order), or "corrected" (second order with a corrector that needs no
@@ -84,8 +86,8 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
         released_quirks: Whether to do two things as the paper's released code does. Sampling then ends with the state of the
             first grid point and its noise (sigma about 0.01) instead of the clean prediction, and of every change only the
             first low-resolution point is kept.
-        process: A process in the place of one by names, for example with a degradation of your own. The options that describe
-            a process by names are left out then. Such a scheduler cannot be saved, but ``from_config`` takes its ``config``.
+        process: A process in the place of one by names. The options that describe a process by names are left out then. Such a
+            scheduler cannot be saved, but ``from_config`` takes its ``config``.
         trained_betas: Betas one by one, in the place of the number of timesteps and of a schedule of a name.
         rescale_betas_zero_snr: Whether the noise is stretched until the last timestep has no signal (``ZeroTerminal``).
         thresholding: Whether predictions are bounded by their own quantile (``Thresholding``), in the place of clip_sample.
@@ -135,8 +137,9 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
             named = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
             noise = chosen_noise(named, self.config, _defaults())
             sizes, points = self.config["sizes"], self.config["change_points"]
-            levels = _named(degradation, _DEGRADATIONS, "degradation")(sizes, points, noise.timesteps, sigma_blur)
-            process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
+            levels = degradation_named(degradation, sizes, points, noise.timesteps, sigma_blur)
+            with own_faults(degradation):
+                process = ScaleSpaceProcess(Shifted(noise, levels) if shifted else noise, levels)
         else:
             check_given_once("a process", self.config, _defaults(), _BY_NAME, process.timesteps)
         # Training scripts read it there.
@@ -291,7 +294,7 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
         if self.config["process"] is not None:
             raise UserError(
                 f"the scheduler was given a process with {type(self.process.degradation).__name__} as an object, which cannot "
-                "be saved; save the network alone (unet.save_pretrained), and give the process again after loading it"
+                'be saved; name its degradation as degradation="MODULE:CLASS", or save the network alone (unet.save_pretrained)'
             )
         super().save_config(*args, **kwargs)
 
@@ -311,15 +314,6 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
                 "take them from scheduler.timesteps, after set_timesteps"
             )
         return t, self._next[t]
-
-
-def _blurring(sizes: tuple[Size, ...], change_points: tuple[int, ...], timesteps: int, sigma_blur: float) -> Blurring:
-    if len(sizes) != 1 or change_points:
-        raise ValueError(
-            f"blurring keeps one resolution, and {len(sizes)} sizes and {len(change_points)} change points were given; "
-            "give one size and no change points (--process.levels 1)"
-        )
-    return Blurring(sizes[0], timesteps, sigma_blur)
 
 
 def _defaults() -> dict[str, Any]:
@@ -354,11 +348,6 @@ _BY_NAME = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
-_DEGRADATIONS: dict[str, Callable[[tuple[Size, ...], tuple[int, ...], int, float], Degradation]] = {
-    "bilinear": lambda sizes, points, timesteps, sigma_blur: Resizing(sizes, points, timesteps),
-    "orthonormal": lambda sizes, points, timesteps, sigma_blur: OrthonormalResizing(sizes, points, timesteps),
-    "blurring": _blurring,
-}
 _NOISES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
     "linear": LinearBeta,
     "squaredcos_cap_v2": lambda timesteps, beta_start, beta_end: Cosine(timesteps),

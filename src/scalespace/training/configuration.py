@@ -15,6 +15,7 @@ from scalespace.values import check_values
 
 __all__ = [
     "PRESETS",
+    "DegradationName",
     "DtypeName",
     "ModelConfig",
     "NetworkConfig",
@@ -30,6 +31,7 @@ __all__ = [
 SolverName = Literal["ancestral", "ddim", "multistep", "corrected"]
 SpacingName = Literal["linspace", "trailing", "log_snr"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
+DegradationName = Literal["bilinear", "orthonormal", "pyramid", "blurring"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class ProcessConfig:
     """Exponent of the resolution schedules convex, sigmoid and tanh; the others have none."""
     tolerance: float = 0.01
     """Only with resolution auto: a level ends when the SNR of the detail that the next level loses falls below this."""
-    degradation: Literal["bilinear", "orthonormal", "blurring"] = "bilinear"
-    """What shrinks pictures: bilinear (paper) or orthonormal. Blurring keeps one size and needs prediction epsilon."""
+    degradation: DegradationName | str = "bilinear"
+    """What shrinks pictures, or MODULE:CLASS of your own. Blurring keeps one size and needs prediction epsilon."""
     sigma_blur: float = 20.0
     """Standard deviation of the blur at the last timestep, in pixels. Only used with degradation blurring."""
     shifted: bool = True
@@ -117,8 +119,7 @@ class ModelConfig:
     solver: SolverName = "corrected"
     """Solver that the model is sampled with unless another one is chosen. The paper's is ancestral."""
     spacing: SpacingName = "log_snr"
-    """Spacing of sampling steps unless another is chosen: equal in time (linspace, and trailing, where the last step is as long
-    as the others), or in log-SNR (best for multistep and corrected)."""
+    """Spacing of sampling steps unless another is chosen: equal in time (linspace, trailing) or in log-SNR, the default."""
     label_dropout: float = 0.0
     """Probability that a picture of a training batch has no class, so that the model can be guided; 0.1 is usual."""
     released_quirks: bool = False

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scalespace.diffusion.degradations.own import allow_own
 from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, read_manifest
 from scalespace.pipelines.folders.hub import is_hub_name
@@ -39,6 +40,7 @@ def open_model(
     variant: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
+    trust: bool = False,
 ) -> ScaleSpacePipeline:
     """Load a model from its folder, or from that of a run: the finished model, or else the newest checkpoint's averages.
 
@@ -49,11 +51,12 @@ def open_model(
         variant: Weights to take, as in ``load_pipeline``. The checkpoints of a run have none.
         revision: Of a model on the Hub.
         dtype: Number format of the network.
+        trust: Whether to import the module of a degradation of the user's own, as in ``load_pipeline``.
 
     Raises:
         UserError: If there is none, or it cannot be read.
     """
-    return opened(path, say, progress, variant=variant, revision=revision, dtype=dtype)[0]
+    return opened(path, say, progress, variant=variant, revision=revision, dtype=dtype, trust=trust)[0]
 
 
 def opened(
@@ -64,6 +67,7 @@ def opened(
     variant: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
+    trust: bool = False,
 ) -> tuple[ScaleSpacePipeline, Path]:
     """What ``open_model`` gives, and the file whose checksum tells its weights; arguments and errors are the same."""
     finished = path / MODEL
@@ -71,20 +75,20 @@ def opened(
         if _is_run(path):
             say(f"{finished}: the model of a finished run")
             path = finished
-        pipeline = load_pipeline(path, variant=variant, revision=revision, dtype=dtype, progress=progress)
+        pipeline = load_pipeline(path, variant=variant, revision=revision, dtype=dtype, progress=progress, trust=trust)
         return pipeline, proof_of_weights(pipeline, variant)
     for name, value in (("variant", variant), ("revision", revision)):
         if value is not None:
             raise UserError(f"{path} is no finished model, and checkpoints have no {name} {value}; leave it out")
     if _is_checkpoint(path):
         _check_whole(path, progress)
-        return _pipeline(path, _averages(path, dtype), MANIFEST, "run"), path / EMA_FILE
+        return _pipeline(path, _averages(path, dtype), trust, MANIFEST, "run"), path / EMA_FILE
     # Whether it is of this run is not asked, since it is only read.
     newest = Checkpoints(path / CHECKPOINTS, 1, say).newest_whole(lambda _: None, progress)
     if newest is None:
         raise UserError(f"run {path} has no model and no checkpoint yet; train on")
     say(f"{newest.path}: the averaged weights at step {newest.step:,} of a run that is not finished")
-    return _pipeline(path, _averages(newest.path, dtype)), newest.path / EMA_FILE
+    return _pipeline(path, _averages(newest.path, dtype), trust), newest.path / EMA_FILE
 
 
 def is_model(path: Path) -> bool:
@@ -93,13 +97,16 @@ def is_model(path: Path) -> bool:
     return _is_run(path) or _is_checkpoint(path) or any(model.is_file() for model in models) or is_hub_name(str(path))
 
 
-def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[ScaleSpacePipeline, int, int]:
+def averaged_model(
+    run: Path, width: float, step: int | None = None, trust: bool = False
+) -> tuple[ScaleSpacePipeline, int, int]:
     """The model of an average of another width.
 
     Args:
         run: Folder of a run with snapshots.
         width: Of the average, above 0 and at most 0.25.
         step: Step to average at. None takes that of the last snapshot.
+        trust: Whether to import the module of a degradation of the user's own, as in ``load_pipeline``.
 
     Returns:
         The model, its step, and the number of snapshots that it was made from.
@@ -120,7 +127,7 @@ def averaged_model(run: Path, width: float, step: int | None = None) -> tuple[Sc
         raise UserError(f"--width: {cause(error)}") from error
     with reading(run / AVERAGES, "delete the damaged file in it", SafetensorError, ValueError, KeyError, TypeError):
         weights = average_of(files, wanted)
-    return _pipeline(run, weights), at, len(files)
+    return _pipeline(run, weights, trust), at, len(files)
 
 
 def _is_run(path: Path) -> bool:
@@ -148,7 +155,7 @@ def _averages(checkpoint: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _pipeline(
-    run: Path, weights: Mapping[str, Tensor], name: str = RUN_FILE, key: str | None = None
+    run: Path, weights: Mapping[str, Tensor], trust: bool, name: str = RUN_FILE, key: str | None = None
 ) -> ScaleSpacePipeline:
     """The model that a file in a folder tells of, as a whole or under a key, with these weights."""
     file = run / name
@@ -163,6 +170,7 @@ def _pipeline(
             }
         )
         names = known.get("class_names") or ()
+    allow_own(model.process.degradation, trust)
     scheduler = build_scheduler(model)
     with torch.device("meta"):
         network = build_network(model, scheduler.sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from scalespace.effects import Need, Needs
 
@@ -39,6 +40,12 @@ _GRIDS = Need(
     "give a larger --sample-every",
 )
 
+
+def _own(given: Any) -> bool:
+    """Whether the degradation is MODULE:CLASS."""
+    return ":" in given.process.degradation
+
+
 MODEL: Needs = {
     "process.image_size": (_NO_SIZES,),
     "process.levels": (_NO_SIZES, _NO_CHANGE_POINTS),
@@ -58,7 +65,7 @@ MODEL: Needs = {
     "process.degradation": (
         replace(
             SEVERAL_LEVELS,
-            holds=lambda given: given.process.several_levels or given.process.degradation == "blurring",
+            holds=lambda given: given.process.several_levels or given.process.degradation == "blurring" or _own(given),
         ),
     ),
     "process.sigma_blur": (
@@ -68,7 +75,8 @@ MODEL: Needs = {
             "give --process.degradation blurring",
         ),
     ),
-    "process.shifted": (SEVERAL_LEVELS,),
+    # One of the user's may change at one resolution too.
+    "process.shifted": (replace(SEVERAL_LEVELS, holds=lambda given: given.process.several_levels or _own(given)),),
     "label_dropout": (
         Need(
             lambda given: given.network.num_classes is not None,

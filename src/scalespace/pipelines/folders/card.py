@@ -61,6 +61,7 @@ def model_card(
         *([] if made.licence is None else [f"license: {made.licence}"]),
         *("tags:", "- scalespace", "- diffusers", "- scale-space-diffusion", f"- {tag}", "---", ""),
     ]
+    module = str(model.get("degradation", "")).partition(":")[0]
     label = ", class_labels=[0]" if "classes" in model else ""
     use = [
         *(
@@ -69,6 +70,8 @@ def model_card(
             "import scalespace",
             "from diffusers import DiffusionPipeline",
         ),
+        # A model that is loaded imports nothing by itself.
+        *([f"import {module}  # the degradation"] if module else []),
         *("", f'pipeline = DiffusionPipeline.from_pretrained("{name or "FOLDER OR OWNER/NAME"}")'),
         f'pipeline(num_inference_steps={steps}{label}).images[0].save("picture.png")',
         *("```", "", "Without `import scalespace`, `from_pretrained` needs `trust_remote_code=True`."),

@@ -1,0 +1,1 @@
+"""Further degradations: the Gaussian pyramid, and those that a user has written."""
