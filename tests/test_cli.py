@@ -17,14 +17,15 @@ from PIL import Image
 from tests.small_models import SMALL_OPTIONS, cli_error, given_once, small_pipeline, train_words
 
 from scalespace.cli import main
-from scalespace.commands import parsing
+from scalespace.commands import module_of, parsing
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.pipelines import scheduler
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.trainer import Trainer
 
 COMMANDS = sorted(
-    {file.stem for file in Path(parsing.__file__).parent.glob("*.py")} - {"__init__", "completion", "parsing"}
+    {file.stem for file in Path(parsing.__file__).parent.rglob("*.py")}
+    - {"__init__", "completion", "options", "parsing"}
 )
 
 
@@ -86,7 +87,7 @@ def test_every_command_explains_itself_with_an_example(command: str, capsys):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_explained_in_whole_sentences_on_one_line(command: str):
     # The parser keeps the indentation of a second line and breaks the sentence there, whatever the width of the terminal.
-    arguments = import_module(f"scalespace.commands.{command}").Arguments
+    arguments = import_module(module_of(command)).Arguments
     types = get_type_hints(arguments, include_extras=True)
     groups = [kind for kind in types.values() if is_dataclass(kind)]
     for kind in (arguments, *groups):

@@ -73,5 +73,11 @@ from .pipelines.pictures import to_picture as to_picture
 from .pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
 from .pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
 from .pipelines.shipped import load_shipped as load_shipped
-from .pipelines.upscaling import upscale as upscale
+from .tasks.inpainting import inpaint as inpaint
+from .tasks.interpolation import interpolate as interpolate
+from .tasks.inversion import Inversion as Inversion
+from .tasks.inversion import invert as invert
+from .tasks.inversion import reconstruct as reconstruct
+from .tasks.upscaling import upscale as upscale
+from .tasks.variations import vary as vary
 from .training.time_sampling import TimeSampler as TimeSampler

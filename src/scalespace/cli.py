@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from scalespace import __version__
+from scalespace.commands import module_of
 from scalespace.errors import Stopped, ToldError, UserError, printable
 from scalespace.launch import launched
 from scalespace.processes import joined
@@ -24,6 +25,10 @@ _COMMANDS = {
     "prepare": "bring pictures of any size to one size, exactly as training does",
     "train": "train a model on a folder or zip of images, or resume its training",
     "sample": "draw pictures from a trained model",
+    "upscale": "enlarge small pictures by the rest of the chain",
+    "vary": "draw variations of pictures",
+    "inpaint": "draw a part of a picture anew",
+    "interpolate": "the way from one picture to another",
     "serve": "a page in the browser to try a model on",
     "average": "another average of a run's weights, after its training",
     "convert": "a model of a checkpoint that the paper's authors released, and back",
@@ -32,7 +37,7 @@ _COMMANDS = {
     "analyze": "how much of your pictures survives the noise, and which resolutions that needs",
     "reproduce": "a table of the paper, computed again",
 }
-"""Every command with its line in the help. ``scalespace.commands`` has a module of the same name."""
+"""Every command with its line in the help; ``commands.module_of`` tells where it is."""
 
 _SHARED = frozenset({"train", "sample", "evaluate"})
 """The commands that several processes share; any other would be done by each of them."""
@@ -46,7 +51,7 @@ _LONGEST = 2000
 _STOPPED = 75
 """Exit code of a command that was stopped at the user's wish with everything saved (EX_TEMPFAIL of sysexits.h)."""
 
-_LINES = "\n".join(f"  {name:10} {line}" for name, line in _COMMANDS.items())
+_LINES = "\n".join(f"  {name:11} {line}" for name, line in _COMMANDS.items())
 _USAGE = f"""\
 usage: scalespace {{{",".join(_COMMANDS)}}} ...
 
@@ -122,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, words: list[str]) -> None:
-    command = import_module(f"scalespace.commands.{name}")
+    command = import_module(module_of(name))
     rank, count = launched()
     if name in _SHARED:
         with joined():

@@ -13,6 +13,7 @@ from tests.picture_files import encoded, picture
 from tests.small_models import cli_error, small_config, small_network, small_pipeline, train_words
 
 from scalespace.cli import _COMMANDS, main
+from scalespace.commands import module_of
 from scalespace.commands.evaluate import Arguments as EvaluateArguments
 from scalespace.commands.reproduce import Arguments as ReproduceArguments
 from scalespace.effects import has_effect
@@ -34,6 +35,10 @@ _ALWAYS_OF_A_MODEL = {
     *(f"network.{name}" for name in ("attention_max_size", "attention_heads", "num_classes", "condition_size")),
     "network.min_channels_per_group",
     *("prediction", "solver", "spacing", "released_quirks", "preset", "quiet"),
+}
+_ALWAYS_OF_A_TASK = {
+    *("model", "output", "steps", "seed", "batch_size", "variant", "dtype", "device", "json", "quiet"),
+    *("variations", "solver"),
 }
 ALWAYS = {
     "plan": {*_ALWAYS_OF_A_MODEL, "data", "speed", "json"},
@@ -63,6 +68,10 @@ ALWAYS = {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),
         *("guidance_scale", "trajectory", "variant", "dtype", "device", "json", "quiet"),
     },
+    "upscale": _ALWAYS_OF_A_TASK,
+    "vary": _ALWAYS_OF_A_TASK | {"strength"},
+    "inpaint": _ALWAYS_OF_A_TASK | {"resamplings"},
+    "interpolate": (_ALWAYS_OF_A_TASK - {"variations", "solver"}) | {"frames", "repetitions"},
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
     "serve": {
         *("host", "port", "max_steps", "max_pictures", "max_waiting", "variant", "dtype", "device", "json", "quiet"),
@@ -96,7 +105,7 @@ def _markers(declared: Any) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_option_says_what_it_needs_or_is_known_to_need_nothing(command: str):
-    arguments = import_module(f"scalespace.commands.{command}").Arguments
+    arguments = import_module(module_of(command)).Arguments
     assert set(arguments.needs) | ALWAYS[command] == _options(arguments)
     assert not set(arguments.needs) & ALWAYS[command]
 

@@ -27,7 +27,7 @@ from PIL import Image
 from tests.small_models import SMALL_OPTIONS, small_pipeline, train_words
 
 from scalespace.cli import _COMMANDS, main
-from scalespace.commands import parsing
+from scalespace.commands import module_of, parsing
 from scalespace.data import images
 from scalespace.metrics import evaluate
 from scalespace.networks.flexi_unet import FlexiUNet
@@ -36,6 +36,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.released import export_released_state
 from scalespace.planning import timing
 from scalespace.serve.server import PageServer
+from scalespace.tasks.chain import PipelineDenoiser
 from scalespace.training.configuration import PRESETS
 from scalespace.training.trainer import Trainer
 
@@ -104,6 +105,10 @@ USUAL = {
     "trained": ("run",),
     "source": ("ssd_64res_celeba_2levels.pt", "model"),
     "generated": ("model", "run", "pictures", "synthetic:shapes:5"),
+    "picture": ("pictures/0.png",),
+    "mask": ("pictures/1.png",),
+    "first": ("pictures/2.png",),
+    "second": ("pictures/3.png",),
     "reference": ("pictures", "pictures.zip", "synthetic:shapes:5"),
 }
 """Words for values of a type, or of an option, with which a command can go on."""
@@ -148,9 +153,7 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
-OPTIONS = {
-    command: tuple(_options(import_module(f"scalespace.commands.{command}").Arguments)) for command in sorted(_COMMANDS)
-}
+OPTIONS = {command: tuple(_options(import_module(module_of(command)).Arguments)) for command in sorted(_COMMANDS)}
 
 
 class Words:
@@ -309,7 +312,13 @@ def _start(*arguments: Any, **options: Any) -> Any:
 def bounds(monkeypatch) -> Iterator[None]:
     """No work is begun, and neither time nor memory goes beyond all bounds."""
     for owner, name in (
-        *((Trainer, "steps"), (ScaleSpacePipeline, "__call__"), (evaluate, "extract"), (experiments, "extract")),
+        *(
+            (Trainer, "steps"),
+            (ScaleSpacePipeline, "__call__"),
+            (PipelineDenoiser, "__call__"),
+            (evaluate, "extract"),
+            (experiments, "extract"),
+        ),
         *((images.ImageDataset, "batch"), (timing, "_median_seconds"), (timing, "_peak_bytes")),
         *((gflops, "average_gflops"), (reproduce, "average_gflops"), (PageServer, "run")),
     ):

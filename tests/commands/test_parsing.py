@@ -8,7 +8,7 @@ import pytest
 from tests.small_models import cli_error, small_pipeline
 
 from scalespace.cli import _COMMANDS, main
-from scalespace.commands import parsing
+from scalespace.commands import module_of, parsing
 from scalespace.errors import printable
 from scalespace.reports.figure import new_figure, save_figure
 
@@ -23,13 +23,17 @@ REQUIRED: dict[str, list[str]] = {
     "analyze": ["nothing"],
     "reproduce": ["main", "--data", "nothing"],
     "bench": ["train"],
+    "upscale": ["nothing", "--output", "new"],
+    "vary": ["nothing", "--output", "new"],
+    "inpaint": ["nothing", "nothing", "--output", "new"],
+    "interpolate": ["nothing", "nothing", "--output", "new"],
     "average": ["nothing", "--output", "new"],
     "convert": ["nothing", "new"],
 }
 
 
 def _options(command: str) -> dict[str, object]:
-    return get_type_hints(import_module(f"scalespace.commands.{command}").Arguments, include_extras=True)
+    return get_type_hints(import_module(module_of(command)).Arguments, include_extras=True)
 
 
 def _written() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from scalespace.commands import module_of
 from scalespace.commands.parsing import SHELLS, fields
 from scalespace.errors import UserError
 from scalespace.training.configuration import ModelConfig, preset
@@ -43,7 +44,7 @@ _PRINT = "--tyro-print-completion"
 
 
 def _subcommand(name: str, line: str) -> Any:
-    arguments_class = import_module(f"scalespace.commands.{name}").Arguments
+    arguments_class = import_module(module_of(name)).Arguments
     names = {field.name for field in dataclasses.fields(arguments_class)}
     if "preset" not in names:
         return Annotated[arguments_class, tyro.conf.subcommand(name, description=line)]

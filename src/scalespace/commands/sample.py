@@ -48,6 +48,8 @@ class Arguments:
     """Steps equal in time (linspace; trailing, down to 0) or in log-SNR (best for multistep). None takes the model's own."""
     upsample: str | None = None
     """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""
+    stop_at_size: tuple[int, int] | None = None
+    """Height and width of one of the model's levels at which to stop, for a first look. None goes up to the full size."""
     seed: int = 0
     """Seed of the pictures. Picture i depends only on the seed and on i."""
     batch_size: int = 16
@@ -107,6 +109,14 @@ class Arguments:
                 "on a model of one resolution",
                 "name a model of several",
             ),
+        ),
+        "stop_at_size": (
+            Need(
+                lambda given: len(given.models[0].scheduler.sizes) > 1,
+                "on a model of one resolution",
+                "name a model of several",
+            ),
+            Need(lambda given: given.upsample is None, "with --upsample", "leave --upsample out"),
         ),
         "class_label": (
             Need(
@@ -199,6 +209,7 @@ def run(words: list[str]) -> None:
         upsample=others[0] if others else None,
         processes=processes,
         guidance=guidance,
+        stop_at_size=given.stop_at_size,
     )
     if not processes.is_first:
         return

@@ -166,6 +166,7 @@ class ScaleSpacePipeline(SavedPipeline):
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         guidance_model: ScaleSpacePipeline | None = None,
+        stop_at_size: tuple[int, int] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw pictures.
 
@@ -194,6 +195,8 @@ class ScaleSpacePipeline(SavedPipeline):
                 the same network without the class, if it was trained with label dropout.
             guidance_interval: Smallest and largest sigma / alpha (sigma in EDM) at which there is guidance. None is everywhere.
             guidance_model: The worse model, a smaller or earlier one of the same process, on the same device.
+            stop_at_size: One of the model's sizes, at which to stop. The pictures are then the prediction that leads out of
+                this level, brought down to it: the mean of all small pictures that could follow, and so a little smooth.
 
         Returns:
             The pictures, in an ``ImagePipelineOutput`` or a tuple of one. An interrupted call gives the state's resolution.
@@ -222,7 +225,7 @@ class ScaleSpacePipeline(SavedPipeline):
         if not 0 <= condition_noise <= 1:
             raise ValueError(f"condition_noise is {condition_noise}; give a level from 0 to 1")
         device = self._execution_device
-        labels = self._numbers(class_labels)
+        labels = self.label_numbers(class_labels)
         batch_size = _batch(batch_size, {"class_labels": labels, "latents": latents, "condition": condition}, generator)
         labels = None if labels is None else labels.expand(batch_size).to(device)
         steps = self.default_steps if num_inference_steps is None and timesteps is None else num_inference_steps
@@ -230,6 +233,7 @@ class ScaleSpacePipeline(SavedPipeline):
         guide = check_guide(guidance_model, ScaleSpacePipeline, self.unet, self.scheduler)
         guidance = Guidance(guidance_scale, guidance_interval, guide)
         guidance.check(self.unet, class_labels is not None, self.scheduler)
+        stop = len(self.scheduler.timesteps) if stop_at_size is None else self.steps_to(stop_at_size)
         # States stay in float32: rounding them to half precision would be noise that the process does not know.
         shape = (batch_size, channels, *self.scheduler.noise_size)
         if latents is None:
@@ -246,15 +250,19 @@ class ScaleSpacePipeline(SavedPipeline):
             level = torch.full((batch_size,), condition_noise, device=device)
             noised = augmented(condition.to(device, torch.float32), level, noise)
             conditions = {"condition": noised.to(self.unet.dtype), "condition_noise": level}
-        self._num_timesteps, self._interrupt = len(self.scheduler.timesteps), False
+        self._num_timesteps, self._interrupt = stop, False
         self._guidance_scale = guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
-            for step, timestep in enumerate(self.scheduler.timesteps.tolist()):
+            for step, timestep in enumerate(self.scheduler.timesteps.tolist()[:stop]):
                 if self.interrupt:
                     break
                 model_output = guidance.output(self.unet, sample, timestep, self.scheduler, labels, conditions)
                 output = self.scheduler.step(model_output, timestep, sample, generator)
                 sample = output.prev_sample
+                if step + 1 == stop < len(self.scheduler.timesteps):
+                    leads_to = int(self.scheduler.timesteps[stop]) + 1
+                    M = self.scheduler.process.degradation.operator(leads_to, timestep + 1)
+                    sample = M(output.pred_original_sample)
                 if callback_on_step_end is not None:
                     tensors = {"latents": sample, "pred_original_sample": output.pred_original_sample}
                     shown = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
@@ -272,7 +280,33 @@ class ScaleSpacePipeline(SavedPipeline):
             images = self.numpy_to_pil(images)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _numbers(self, labels: ClassLabels | None) -> Tensor | None:
+    def steps_to(self, size: tuple[int, int]) -> int:
+        """How many of the scheduler's timesteps, from the first on, have states up to a size.
+
+        Args:
+            size: Height and width of one of the model's levels.
+
+        Raises:
+            ValueError: If the model has no such level, or none of the timesteps lies in it.
+        """
+        sizes, process = self.scheduler.sizes, self.scheduler.process
+        found = [process.size(t + 1) for t in self.scheduler.timesteps.tolist()]
+        if size not in sizes or size not in found:
+            raise ValueError(
+                f"stop_at_size is {'x'.join(map(str, size))}; the model has states of "
+                f"{', '.join('{}x{}'.format(*one) for one in dict.fromkeys(found))}"
+            )
+        return sum(one in sizes[sizes.index(size) :] for one in found)
+
+    def label_numbers(self, labels: ClassLabels | None) -> Tensor | None:
+        """Numbers of the classes to draw, shape () or (B,); None for a model without classes.
+
+        Args:
+            labels: As a call takes ``class_labels``. None is without a class, if the network can draw so.
+
+        Raises:
+            ValueError: If the labels do not fit the model, or it needs some.
+        """
         classes = self.unet.num_classes
         if labels is not None:
             return class_numbers(labels, classes, self.labels)

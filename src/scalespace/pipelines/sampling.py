@@ -124,6 +124,7 @@ def sample_to_folder(
     upsample: ScaleSpacePipeline | None = None,
     processes: Processes | None = None,
     guidance: Mapping[str, Any] | None = None,
+    stop_at_size: tuple[int, int] | None = None,
 ) -> SampleFiles:
     """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
 
@@ -145,6 +146,7 @@ def sample_to_folder(
         upsample: The second model of a cascade, which enlarges the pictures of the first.
         processes: Those that share the batches, all with the same arguments; None for this one alone.
         guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
+        stop_at_size: As the pipeline takes it; not with ``upsample``.
 
     Raises:
         UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
@@ -160,6 +162,10 @@ def sample_to_folder(
         for model in filter(None, (pipeline, upsample)):
             model.scheduler.set_timesteps(steps)
         guided = check_guidance(pipeline, guidance or {})
+        calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
+        stopped = {}
+        if stop_at_size is not None:
+            calls, stopped = pipeline.steps_to(stop_at_size), {"stop-at-size": list(stop_at_size)}
         # Generators of all pictures would fill the memory before the first is drawn, but the seed can be checked.
         image_generators(seed, ())
     except ValueError as error:
@@ -172,11 +178,12 @@ def sample_to_folder(
 
     def begin() -> tuple[DrawnBy, frozenset[int]]:
         models = {"upsample": upsample, "guidance-model": (guidance or {}).get("guidance_model")}
-        facts = {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label, **guided}
+        facts = {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label, **guided, **stopped}
         drawn_by = DrawnBy.of(pipeline, models, facts)
         return drawn_by, drawn_by.found(folder, num_images)
 
     drawn_by, kept = processes.first(begin)
+    options = {**(guidance or {}), "stop_at_size": stop_at_size}
     trajectory_path = folder / "trajectory.png" if trajectory else None
     batches = [range(first, min(first + batch_size, num_images)) for first in range(0, num_images, batch_size)]
     # A batch of which a picture is missing is drawn whole, since its size has to do with its rounding.
@@ -188,7 +195,7 @@ def sample_to_folder(
             numbers = due[start + processes.rank]
             recorder = Trajectory() if trajectory and numbers.start == 0 else None
             bar = f"{numbers.start + 1}-{numbers.stop} of {num_images}" if progress else None
-            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar, guidance or {})
+            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar, options)
             for number, image in zip(numbers, images, strict=True):
                 picture = to_picture(2 * image - 1)
                 write_file(folder / file_name(number), lambda file, picture=picture: drawn_by.save(picture, file))
@@ -199,7 +206,6 @@ def sample_to_folder(
     paths = tuple(folder / file_name(number) for number in range(num_images))
     grid = folder / "grid.png"
     processes.first(lambda: write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save))
-    calls = sum(len(model.scheduler.timesteps) for model in filter(None, (pipeline, upsample)))
     missing = {number for numbers in due for number in numbers}
     return SampleFiles(
         paths, grid, trajectory_path, calls, label, _class_names(pipeline).get(label), num_images - len(missing)
@@ -215,7 +221,7 @@ def _drawn(
     label: int | None,
     recorder: Trajectory | None,
     bar: str | None,
-    guidance: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> torch.Tensor:
     """Pictures in [0, 1], shape (len(numbers), C, H, W)."""
     generators = image_generators(seed, numbers)
@@ -229,7 +235,7 @@ def _drawn(
         output_type="pt",
         return_dict=False,
         callback_on_step_end=recorder,
-        **guidance,
+        **options,
     )[0]
     if upsample is None:
         return images

@@ -17,7 +17,7 @@ from scalespace.networks.flops import path_gflops
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch
-from scalespace.pipelines.upscaling import upscale
+from scalespace.tasks.upscaling import upscale
 
 __all__ = ["Demo", "show"]
 

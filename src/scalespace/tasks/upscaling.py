@@ -1,8 +1,8 @@
 """Enlarging a small picture by the rest of the chain.
 
-The state at a grid point t of a low resolution depends on the picture through its small version alone:
-x_t = alpha_t y + sigma_t eps with y = M_{0->t} x_0. So a small picture gives x_t exactly, and the steps from t on draw what it
-does not tell. On the way each prediction x0_s is replaced by the nearest one whose small version is y,
+The state at a grid point t of a low resolution depends on the picture through its small version alone: x_t = alpha_t y +
+sigma_t eps with y = M_{0->t} x_0. So a small picture gives x_t exactly, and the steps from t on draw what it does not tell.
+On the way each prediction x0_s is replaced by the nearest one whose small version is y,
 
     x0_s + A^+ (y - A x0_s),  A = M_{s->t}
 
@@ -14,19 +14,18 @@ Source of the replacement: Wang, Yu and Zhang 2022, DDNM (arXiv 2212.00490), her
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from scalespace.diffusion.degradation import Degradation
 from scalespace.diffusion.prediction import Prediction
-from scalespace.operators.linear import LinearOperator
+from scalespace.operators.linear import LinearOperator, Size
+from scalespace.pipelines.labels import ClassLabels
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.scheduler import ScaleSpaceScheduler
+from scalespace.tasks.chain import Generators, check_pictures, own_scheduler, rest_of_chain, shown
 
-__all__ = ["Consistent", "upscale"]
+__all__ = ["Consistent", "brought_down", "small_sizes", "upscale"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,35 @@ class Consistent(Prediction):
         return x0_s + A.adjoint_function(lambda e: 1 / e, self.small - A(x0_s))
 
 
+def small_sizes(pipeline: ScaleSpacePipeline) -> tuple[Size, ...]:
+    """Heights and widths of the pictures that a model can enlarge, from the largest down.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    small = pipeline.scheduler.sizes[1:]
+    if not small:
+        raise ValueError(
+            "the model has one resolution, {}x{}, and no rest of a chain that could enlarge pictures; take a model of several "
+            "(--process.levels)".format(*pipeline.scheduler.image_size)
+        )
+    return small
+
+
+def brought_down(pipeline: ScaleSpacePipeline, pictures: Tensor, size: Size) -> Tensor:
+    """Pictures of the full resolution, shape (B, C, H, W), at another one of the model, by the maps of its process."""
+    degradation = pipeline.scheduler.process.degradation
+    at = next(t for t in (0, *degradation.jumps) if degradation.size(t) == size)
+    return degradation.operator(0, at)(pictures)
+
+
 def upscale(
     pipeline: ScaleSpacePipeline,
     pictures: Tensor,
     *,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    generator: Generators = None,
     num_inference_steps: int = 50,
-    class_labels: Any = None,
+    class_labels: ClassLabels | None = None,
 ) -> Tensor:
     """Draw large pictures of which small ones are given. Several of one picture are variations of it.
 
@@ -76,28 +97,20 @@ def upscale(
     Raises:
         ValueError: If the model has no such resolution or other channels, or another argument does not fit.
     """
-    scheduler: Any = ScaleSpaceScheduler.from_config(pipeline.scheduler.config)
-    size, low = (pictures.shape[-2], pictures.shape[-1]), scheduler.sizes[1:]
-    if size not in low or pictures.shape[1] != pipeline.unet.config["in_channels"]:
+    scheduler = own_scheduler(pipeline)
+    size, low = (pictures.shape[-2], pictures.shape[-1]), small_sizes(pipeline)
+    if pictures.dim() != 4 or size not in low or pictures.shape[1] != pipeline.unet.config["in_channels"]:
         raise ValueError(
-            f"the pictures have {pictures.shape[1]} channels and {size[0]}x{size[1]} pixels; the model enlarges "
-            f"{pipeline.unet.config['in_channels']} channels of {' or '.join('{}x{}'.format(*one) for one in low) or 'no size'}"
+            f"the pictures are a tensor of shape {tuple(pictures.shape)}; the model enlarges shapes "
+            f"{' or '.join('(B, {}, {}, {})'.format(pipeline.unet.config['in_channels'], *one) for one in low)}"
         )
-    process, small = scheduler.process, pictures.to(pipeline.device, torch.float32)
+    small = check_pictures(pipeline, pictures, size)
+    process = scheduler.process
     # The point of this resolution with the least noise, of which the picture tells the most.
     start = next(t for t in process.degradation.jumps if process.size(t) == size)
-    noise = randn_tensor(small.shape, generator=generator, device=pipeline.device, dtype=torch.float32)
+    noise = randn_tensor(tuple(small.shape), generator=generator, device=small.device, dtype=small.dtype)
     scheduler.set_timesteps(num_inference_steps)
     due = [timestep for timestep in scheduler.timesteps.tolist() if timestep < start]
     scheduler.prediction = Consistent(process.noise, scheduler.prediction, process.degradation, small, start)
-    rest = ScaleSpacePipeline(pipeline.unet, scheduler)
-    rest.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
-    images: Any = rest(
-        generator=generator,
-        class_labels=class_labels,
-        output_type="pt",
-        return_dict=False,
-        latents=process.noise.alpha(start) * small + process.noise.sigma(start) * noise,
-        timesteps=due,
-    )[0]
-    return images
+    state = process.noise.alpha(start) * small + process.noise.sigma(start) * noise
+    return shown(rest_of_chain(pipeline, scheduler, state, due, generator, class_labels))

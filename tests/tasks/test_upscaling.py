@@ -6,7 +6,7 @@ from torch import Tensor
 from scalespace import ScaleSpacePipeline
 from scalespace.diffusion.prediction import Sample
 from scalespace.pipelines.pictures import image_generators
-from scalespace.pipelines.upscaling import Consistent, upscale
+from scalespace.tasks.upscaling import Consistent, upscale
 
 
 def _small(count: int = 2, channels: int = 3) -> Tensor:
@@ -65,9 +65,11 @@ def test_a_picture_depends_on_its_generator_alone_and_variations_differ():
 @pytest.mark.parametrize(
     ("pictures", "sentence"),
     [
-        (torch.zeros(1, 3, 5, 5), "3 channels and 5x5 pixels; the model enlarges 3 channels of 4x4"),
-        (torch.zeros(1, 3, 8, 8), "the model enlarges 3 channels of 4x4"),
-        (torch.zeros(1, 1, 4, 4), "1 channels and 4x4 pixels; the model enlarges 3"),
+        (torch.zeros(1, 3, 5, 5), r"\(1, 3, 5, 5\); the model enlarges shapes \(B, 3, 4, 4\)"),
+        (torch.zeros(1, 3, 8, 8), r"the model enlarges shapes \(B, 3, 4, 4\)"),
+        (torch.zeros(1, 1, 4, 4), r"the model enlarges shapes \(B, 3, 4, 4\)"),
+        (torch.zeros(3, 4, 4), r"\(3, 4, 4\); the model enlarges"),
+        (torch.full((1, 3, 4, 4), float("nan")), "not finite"),
     ],
 )
 def test_what_cannot_be_enlarged_is_refused(pictures, sentence):

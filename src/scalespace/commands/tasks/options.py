@@ -1,0 +1,173 @@
+"""What the commands that draw pictures of pictures have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from scalespace.commands.parsing import device_named, dtype_named, on_hub, say
+from scalespace.effects import Need, Needs
+from scalespace.errors import UserError, cause
+from scalespace.files import OutputFolder
+from scalespace.reading import path_of
+from scalespace.training.configuration import DtypeName, SolverName
+
+__all__ = ["Difference", "ModelOptions", "Variations", "report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model, and how it draws."""
+
+    model: str | None = None
+    """Folder of a model, run or checkpoint, or OWNER/NAME on the Hugging Face Hub. None takes the model of the package."""
+    output: OutputFolder
+    """New folder for the pictures."""
+    steps: int = 50
+    """Number of network calls of a whole chain, of which those are taken that the task needs."""
+    seed: int = 0
+    """Seed of the pictures. A picture depends only on the seed and its own number."""
+    batch_size: int = 16
+    """Number of pictures drawn together."""
+    class_label: str | None = None
+    """Class of all pictures, by name or by number. None draws without one, if the model can."""
+    variant: str | None = None
+    """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
+    revision: str | None = None
+    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
+    trust_model: bool = False
+    """Import the module of a degradation that the model names, which runs it: know where model and module are from."""
+    dtype: DtypeName = "float32"
+    """Number format of the network. States stay in float32."""
+    device: str = "auto"
+    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
+    json: bool = False
+    """Print JSON instead of text."""
+    quiet: bool = False
+    """Show no progress bars."""
+
+    needs: ClassVar[Needs] = {
+        "trust_model": (
+            Need(
+                lambda given: given.model is not None,
+                "on the model of the package",
+                "name a model with a degradation of your own",
+            ),
+        ),
+        "revision": (
+            Need(lambda given: on_hub(given.model), "on a model in a folder", "name one on the Hugging Face Hub"),
+        ),
+        "class_label": (
+            Need(
+                lambda given: given.pipeline.unet.config.num_classes is not None,
+                "on a model without classes",
+                "name a model trained with --network.num-classes",
+            ),
+        ),
+    }
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The model."""
+        from scalespace.pipelines.shipped import load_shipped
+        from scalespace.training.models import open_model
+
+        dtype = dtype_named(self.dtype)
+        if self.model is None:
+            return load_shipped(variant=self.variant, dtype=dtype)
+        return open_model(
+            path_of(self.model),
+            lambda line: say(line, error=self.json),
+            not self.quiet,
+            variant=self.variant,
+            revision=self.revision if on_hub(self.model) else None,
+            dtype=dtype,
+            trust=self.trust_model,
+        )
+
+    def ready(self, solver: str | None = None) -> Any:
+        """The model on its device, with its solver and steps; all that can be refused before pictures are read is.
+
+        Raises:
+            UserError: If a choice does not fit the model.
+        """
+        from scalespace.pipelines.sampling import use_solver
+
+        pipeline = self.pipeline
+        try:
+            if solver is not None:
+                use_solver(pipeline, solver=solver)
+            pipeline.scheduler.set_timesteps(self.steps)
+            pipeline.label_numbers(self.label)
+        except ValueError as error:
+            raise UserError(cause(error)) from error
+        pipeline.to(device_named(self.device))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @property
+    def label(self) -> int | None:
+        """Number of the class of all pictures."""
+        from scalespace.pipelines.sampling import class_number
+
+        return class_number(self.pipeline, self.class_label)
+
+    def drawing(self, **facts: Any) -> dict[str, Any]:
+        """Arguments of ``draw_into`` that all commands have, with facts for the metadata of the pictures."""
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "progress": not self.quiet,
+            "facts": {"steps": self.steps, "class": self.label, **facts},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variations(ModelOptions):
+    """Several pictures of one."""
+
+    variations: int = 1
+    """Number of pictures that are drawn for each."""
+    solver: SolverName | None = None
+    """Solver that takes the steps. None takes the model's own."""
+
+
+def report(files: Any, output: str, told: Mapping[str, Any], as_json: bool, lines: Mapping[str, str]) -> None:
+    """Tell what was written.
+
+    Args:
+        files: The ``Drawn`` of the task.
+        output: Its folder.
+        told: Further values for JSON.
+        as_json: Whether to print JSON instead of text.
+        lines: Further lines by their first word.
+    """
+    if as_json:
+        say(json.dumps(files.as_json() | dict(told)))
+        return
+    count = sum(len(paths) for _, paths in files.pictures)
+    say(f"pictures   {count} in {output}, of {len(files.pictures)}")
+    for name, line in lines.items():
+        say(f"{name:10} {line}")
+    say(f"grid       {files.grid}")
+
+
+class Difference:
+    """The root mean square of differences, in levels of 255, of batches that come one after the other."""
+
+    def __init__(self) -> None:
+        self._squares, self._count = 0.0, 0
+
+    def add(self, difference: Any) -> None:
+        """Count a batch of differences of pictures in [-1, 1]."""
+        self._squares += float(difference.double().square().sum())
+        self._count += difference.numel()
+
+    @property
+    def levels(self) -> float:
+        """Of everything that was counted."""
+        return 127.5 * math.sqrt(self._squares / max(1, self._count))
