@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.any_denoiser import FullResolution, Staying
 from benchmarks.placement import best_division, best_points, even_grid, uniform_calls
 from benchmarks.trained import configuration, over_ddpm
 
 from scalespace.diffusion.degradation import Resizing, Unchanged
+from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.grids import calls_by_level, divided_grid
 from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
 from scalespace.diffusion.shifted import Shifted
+from scalespace.oracles.gaussian import power_law, spectral_covariance
 from scalespace.training.build import build_scheduler
 
 DEGRADATION = Resizing.octaves((8, 8), ConvexDecay(3))
@@ -74,3 +77,19 @@ def test_distances_are_compared_with_those_of_ddpm_with_the_same_seed():
     ]
     *_, row = over_ddpm(records).splitlines()
     assert row == "| paper | 2 |" + " 2.00 (2.00 to 2.00) |" * 3
+
+
+def test_denoisers_of_full_resolution_pictures_are_exact_there_and_see_small_ones_as_parts_of_large_ones():
+    exact = GaussianDenoiser(SHIFTED, spectral_covariance(power_law((8, 8), 2.0)))
+    scale = float(power_law((8, 8), 2.0)[0, 0])
+    ideal = FullResolution(SHIFTED, lambda k: scale * (1 + k) ** -2)
+    state = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(ideal(state, 50, 49), exact(state, 50, 49))
+    change = DEGRADATION.change_points[0]
+    low = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    M = SHIFTED.degradation.operator(change - 1, change)
+    assert torch.allclose(M(Staying(exact)(low, change, change - 1)), exact(low, change, change))
+    # To it a small picture has the power of a large one at the same frequency per pixel.
+    flat = FullResolution(SHIFTED, torch.ones_like)
+    alpha, sigma = SHIFTED.noise.alpha(change), SHIFTED.noise.sigma(change)
+    assert torch.allclose(flat(low, change, change), alpha / (alpha**2 + sigma**2) * low)

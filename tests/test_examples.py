@@ -97,6 +97,17 @@ def test_own_degradation(tmp_path, monkeypatch):
     assert (mist(torch.from_numpy(pictures.astype(float))) - mist(data)).abs().mean() < 3
 
 
+def test_own_network(tmp_path):
+    output = tmp_path / "grid.png"
+    main_of("own_network")(str(output), steps=1)
+    pictures = cells(output, 64, 8)
+    assert len(pictures) == 32
+    assert [picture.std() > 0 for picture in pictures] == [True] * 32
+    text = next(path for path in EXAMPLES if path.stem == "own_network").read_text()
+    _, own, _ = text.split("\n# ---", maxsplit=2)
+    assert len(own.splitlines()) < 40
+
+
 def test_solvers_prints_what_it_says_of_them(tmp_path):
     output = tmp_path / "table.md"
     main_of("solvers")(str(output), levels=(1, 4))

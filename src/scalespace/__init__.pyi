@@ -4,9 +4,11 @@ __version__: str
 
 from .data.images import open_images as open_images
 from .diffusion.bridges import Isotropic as Isotropic
+from .diffusion.bridges import SpectralExpansion as SpectralExpansion
 from .diffusion.bridges import UpsampledPrediction as UpsampledPrediction
 from .diffusion.bridges import UpsampledState as UpsampledState
 from .diffusion.degradation import Blurring as Blurring
+from .diffusion.degradation import DCTResizing as DCTResizing
 from .diffusion.degradation import Degradation as Degradation
 from .diffusion.degradation import Levels as Levels
 from .diffusion.degradation import OrthonormalResizing as OrthonormalResizing
@@ -30,10 +32,12 @@ from .diffusion.loss import x0_loss as x0_loss
 from .diffusion.noise import Cosine as Cosine
 from .diffusion.noise import LinearBeta as LinearBeta
 from .diffusion.noise import NoiseSchedule as NoiseSchedule
+from .diffusion.noise import ScaledLinearBeta as ScaledLinearBeta
 from .diffusion.prediction import Epsilon as Epsilon
 from .diffusion.prediction import Prediction as Prediction
 from .diffusion.prediction import Sample as Sample
 from .diffusion.prediction import Velocity as Velocity
+from .diffusion.prediction import clean_image as clean_image
 from .diffusion.process import ScaleSpaceProcess as ScaleSpaceProcess
 from .diffusion.resolution import ChangesAt as ChangesAt
 from .diffusion.resolution import ConvexDecay as ConvexDecay
@@ -49,6 +53,7 @@ from .diffusion.solvers import Multistep as Multistep
 from .diffusion.spectral import FromSpectrum as FromSpectrum
 from .errors import UserError as UserError
 from .networks.flexi_unet import FlexiUNet as FlexiUNet
+from .networks.network import Network as Network
 from .operators.function import FunctionOperator as FunctionOperator
 from .operators.gaussian_resize import GaussianResize as GaussianResize
 from .operators.linear import Composition as Composition
@@ -71,6 +76,7 @@ from .pipelines.bases import SchedulerMixin as SchedulerMixin
 from .pipelines.pictures import picture_grid as picture_grid
 from .pipelines.pictures import to_picture as to_picture
 from .pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
+from .pipelines.pretrained.unet import PretrainedUNet as PretrainedUNet
 from .pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
 from .pipelines.shipped import load_shipped as load_shipped
 from .tasks.inpainting import inpaint as inpaint

@@ -30,6 +30,7 @@ _COMMANDS = {
     "inpaint": "draw a part of a picture anew",
     "interpolate": "the way from one picture to another",
     "serve": "a page in the browser to try a model on",
+    "accelerate": "let a pretrained model of diffusers sample progressively, without training",
     "average": "another average of a run's weights, after its training",
     "convert": "a model of a checkpoint that the paper's authors released, and back",
     "evaluate": "how far pictures are from reference pictures: FID, KID, precision and more",

@@ -7,13 +7,13 @@ import torch
 from tests.strategies import box_average, normal
 from torch.testing import assert_close
 
-from scalespace.diffusion.bridges import Isotropic, UpsampledPrediction, UpsampledState
-from scalespace.diffusion.degradation import Levels, Resizing, Unchanged
+from scalespace.diffusion.bridges import Isotropic, SpectralExpansion, UpsampledPrediction, UpsampledState
+from scalespace.diffusion.degradation import DCTResizing, Levels, Resizing, Unchanged
 from scalespace.diffusion.noise import Cosine, LinearBeta
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.resolution import ConvexDecay
 from scalespace.diffusion.shifted import Shifted
-from scalespace.diffusion.solvers import Ancestral, Corrected, Multistep
+from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
 from scalespace.operators.linear import LinearOperator, Size
 
 DEGRADATION = Resizing.octaves((8, 8), ConvexDecay(3))
@@ -96,3 +96,32 @@ def test_upsampled_state_is_refused_where_the_enlarged_noise_is_too_strong():
     assert_close(
         UpsampledState(one_level, Ancestral(one_level)).step(x, x, 5, 4, x), Ancestral(one_level).step(x, x, 5, 4, x)
     )
+
+
+def test_spectral_expansion_is_the_lift_of_a_prediction_without_its_new_octave():
+    degradation = DCTResizing.octaves((8, 12), ConvexDecay(3))
+    process = ScaleSpaceProcess(Shifted(LinearBeta(), degradation), degradation)
+    for t in degradation.change_points:
+        M, size, small = degradation.operator(t - 1, t), process.size(t - 1), process.size(t)
+        x_t, x0_s, noise = normal(small, batch=(2, 1)), normal(size, 1, batch=(2, 1)), normal(size, 2, batch=(2, 1))
+        found = SpectralExpansion(process, Ancestral(process)).step(x_t, x0_s, t, t - 1, noise)
+        known = M.adjoint_function(lambda e: 1 / e, M(x0_s))
+        assert_close(found, DDIM(process).step(x_t, known, t, t - 1, noise))
+
+
+def test_spectral_expansion_aligns_times_as_flow_matching_does():
+    # With x = (1 - sigma) x_0 + sigma eps the noise of a state at twice the sides is sigma' = r sigma / (1 + (r - 1) sigma).
+    degradation = DCTResizing.octaves((8, 8), ConvexDecay(2))
+    noise = Shifted(LinearBeta(), degradation)
+    (t,) = degradation.change_points
+    flow = {point: noise.sigma(point) / (noise.alpha(point) + noise.sigma(point)) for point in (t - 1, t)}
+    step = LinearBeta().log_snr(t - 1) - LinearBeta().log_snr(t)
+    aligned = 2 * flow[t] / (1 + flow[t])
+    assert flow[t - 1] < aligned < flow[t - 1] + step / 2
+
+
+def test_dct_resizing_keeps_low_frequencies_brightness_and_white_noise():
+    M = DCTResizing(((12, 8), (6, 4)), (5,), 10).operator(0, 5)
+    assert_close(M(torch.ones(1, 1, 12, 8, dtype=torch.float64)), torch.ones(1, 1, 6, 4, dtype=torch.float64))
+    assert_close(M(M.adjoint(white((6, 4)))), white((6, 4)) / 4)
+    assert M.norm_squared() == pytest.approx(0.25)

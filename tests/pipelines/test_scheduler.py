@@ -200,7 +200,7 @@ def test_refuses_a_timestep_that_is_not_in_use():
     [
         ({"prediction_type": "flow"}, 'prediction_type "flow" is unknown; use one of sample, epsilon, v_prediction'),
         ({"prediction_type": "v_prediction", "sigma_data": -1.0}, "sigma_data is -1.0"),
-        ({"beta_schedule": "scaled_linear"}, '"scaled_linear" is unknown; use one of linear, squaredcos_cap_v2'),
+        ({"beta_schedule": "sigmoid"}, '"sigmoid" is unknown; use one of linear, scaled_linear, squaredcos_cap_v2'),
         ({"sizes": ((8, 8),)}, "give one size more than change points"),
         (BLUR | {"sizes": ((8, 8), (4, 4))}, "blurring keeps one resolution, and 2 sizes and 0 change points"),
         (BLUR | {"change_points": (5,)}, "blurring keeps one resolution, and 1 sizes and 1 change points"),

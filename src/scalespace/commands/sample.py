@@ -120,7 +120,7 @@ class Arguments:
         ),
         "class_label": (
             Need(
-                lambda given: given.models[0].unet.config.num_classes is not None,
+                lambda given: given.models[0].unet.num_classes is not None,
                 "on a model without classes",
                 "name a model trained with --network.num-classes",
             ),
@@ -218,7 +218,7 @@ def run(words: list[str]) -> None:
         return
     kept = f" ({files.kept} of them were there already)" if files.kept else ""
     say(f"pictures   {len(files.pictures)} in {given.output}{kept}, {files.network_calls} network calls each")
-    if pipeline.unet.config.num_classes is not None:
+    if pipeline.unet.num_classes is not None:
         say(f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}")
     say(f"grid       {files.grid}")
     if files.trajectory is not None:
@@ -229,7 +229,7 @@ def _classes(pipeline: Any, files: Any, asked: str | None) -> str:
     """Which classes were drawn, for people."""
     names = {number: name for name, number in pipeline.labels.items()}
     if files.class_label is None:
-        return f"{pipeline.unet.config.num_classes} in turn{f': {listed(list(pipeline.labels))}' if names else ''}"
+        return f"{pipeline.unet.num_classes} in turn{f': {listed(list(pipeline.labels))}' if names else ''}"
     if files.class_name is None:
         return str(files.class_label)
     drawn = f"{files.class_name}, which is number {files.class_label}"

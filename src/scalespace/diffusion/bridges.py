@@ -8,6 +8,8 @@ draws x_s in its own way. With M = M_{s->t}, U the upsampling by repeated pixels
     UpsampledPrediction  alpha_s U (M x0_s) + sigma_s xi
     UpsampledState       (alpha_s / alpha_t) U x_t + sigma_s (xi - U A xi + kappa U A xi),
                          kappa^2 = max(0, 1 - b SNR_s / SNR_t)
+    SpectralExpansion    C_s^T [ sqrt(b) (alpha_s / alpha_a) C x_a in the old band, sigma_s xi in the new one ],
+                         x_a = alpha_a M x0_s + sigma_a eps_t, SNR_a = b SNR_s
 
 Isotropic takes the posterior for DDPM's, whose noise is white.
 
@@ -22,6 +24,12 @@ correlation of -1/3 inside blocks of 4). It exists where the SNR of the smaller 
 noise; they get there by a jump in time. Where the SNR is a little less, the noise of the blocks' means comes out too strong;
 more than a quarter is refused. Approximate in it here: their larger stage is trained to start at the enlarged picture, which
 lacks its highest octave, and ours is not.
+
+SpectralExpansion is the step of Spectral Progressive Diffusion (Xiao et al. 2026, arXiv 2605.18736), with C the orthonormal DCT
+and C_s that of the larger picture. Noise of flow matching, sigma in x = (1 - sigma) x_0 + sigma eps, becomes
+sigma' = r sigma / (1 + (r - 1) sigma) there, with r = sqrt(b) the ratio of the sides: the SNR falls by b. So the state is
+first taken, inside its level, to SNR_a = b SNR_s. What differs from DDIM's step over DCT-truncated pictures is one thing: of a
+prediction x0_s, the new octave is not used. For a network that cannot go up the two are the same step.
 """
 
 from __future__ import annotations
@@ -34,8 +42,9 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import Solver
+from scalespace.operators.dct import dct_matrix
 
-__all__ = ["Bridge", "Isotropic", "UpsampledPrediction", "UpsampledState"]
+__all__ = ["Bridge", "Isotropic", "SpectralExpansion", "UpsampledPrediction", "UpsampledState"]
 
 # How much too strong the copied noise may be: lambda_max of a halving is a little over 1/4, most of all for small pictures.
 _TOO_STRONG = 1.25
@@ -114,6 +123,28 @@ class UpsampledState(Bridge):
         averages = _enlarged(avg_pool2d(noise, factors), noise)
         fresh = noise + (kappa - 1) * averages
         return schedule.alpha(s) / schedule.alpha(t) * _enlarged(x_t, noise) + schedule.sigma(s) * fresh
+
+
+class SpectralExpansion(Bridge):
+    """The small state in the low frequencies of the DCT, and noise in the others."""
+
+    def cross(self, x_t: Tensor, x0_s: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        schedule = self.process.noise
+        (height, width), (large_height, large_width) = x_t.shape[-2:], noise.shape[-2:]
+        block = large_height * large_width / (height * width)
+        small = self.process.degradation.operator(s, t)(x0_s)
+        eps_t = (x_t - schedule.alpha(t) * small) / schedule.sigma(t)
+        # log-SNR_a = log-SNR_s + log b, and alpha_a^2 = sigmoid(log-SNR_a).
+        snr = block * schedule.snr(s)
+        alpha, sigma = (snr / (1 + snr)) ** 0.5, (1 / (1 + snr)) ** 0.5
+        x_a = alpha * small + sigma * eps_t
+        rows, columns, large_rows, large_columns = (
+            dct_matrix(side).to(x_t.device, x_t.dtype) for side in (height, width, large_height, large_width)
+        )
+        coefficients = schedule.sigma(s) * (large_rows @ noise @ large_columns.mT)
+        old = block**0.5 * schedule.alpha(s) / alpha * (rows @ x_a @ columns.mT)
+        coefficients[..., :height, :width] = old
+        return large_rows.mT @ coefficients @ large_columns
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:

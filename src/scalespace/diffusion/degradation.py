@@ -24,11 +24,11 @@ from scalespace.diffusion.limits import LARGEST_SIDE, check_sides
 from scalespace.diffusion.resolution import ResolutionSchedule
 from scalespace.errors import UserError
 from scalespace.operators.checks import composition_defect
-from scalespace.operators.dct import DCTFilter
+from scalespace.operators.dct import DCTFilter, dct_matrix
 from scalespace.operators.linear import Identity, LinearOperator, Size
-from scalespace.operators.resize import OrthonormalResize, Resize
+from scalespace.operators.resize import OrthonormalResize, Resize, SeparableProduct
 
-__all__ = ["Blurring", "Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
+__all__ = ["Blurring", "DCTResizing", "Degradation", "Levels", "OrthonormalResizing", "Resizing", "Unchanged"]
 
 
 # Changes at which a degradation's operators are composed, and how far they may be off: float32 leaves about 1e-6.
@@ -237,6 +237,20 @@ class OrthonormalResizing(Levels):
 
     def next_level(self, size: Size, next_size: Size) -> LinearOperator:
         return OrthonormalResize(size, next_size)
+
+
+@dataclass(frozen=True)
+class DCTResizing(Levels):
+    """Resizing that keeps the lowest DCT frequencies and nothing of the others, times the root of the share of the pixels.
+
+    It is orthonormal but for that factor, as ``OrthonormalResizing``, which is smoother at edges.
+    """
+
+    def next_level(self, size: Size, next_size: Size) -> LinearOperator:
+        def kept(side: int, next_side: int) -> Tensor:
+            return (next_side / side) ** 0.5 * dct_matrix(next_side).mT @ dct_matrix(side)[:next_side]
+
+        return SeparableProduct(*(kept(side, next_side) for side, next_side in zip(size, next_size, strict=True)))
 
 
 @dataclass(frozen=True)

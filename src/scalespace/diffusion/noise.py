@@ -23,7 +23,7 @@ from torch import Tensor
 from scalespace.diffusion.limits import check_timesteps
 from scalespace.operators.precision import best_dtype
 
-__all__ = ["Betas", "Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "ZeroTerminal"]
+__all__ = ["Betas", "Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "ScaledLinearBeta", "ZeroTerminal"]
 
 
 class Lookup:
@@ -162,15 +162,41 @@ class LinearBeta(NoiseSchedule):
 
     def __post_init__(self):
         check_timesteps(self.timesteps)
-        for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
-            if not 0 < beta < 1:
-                raise ValueError(
-                    f"{name} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)"
-                )
+        _check_betas(self.beta_start, self.beta_end)
 
     @cached_property
     def log_snr_table(self) -> Tensor:
         return _log_snr_of_betas(torch.linspace(self.beta_start, self.beta_end, self.timesteps, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class ScaledLinearBeta(NoiseSchedule):
+    """Betas whose square roots go from that of ``beta_start`` to that of ``beta_end`` in equal steps.
+
+    Latent diffusion models (Rombach et al. 2021, arXiv 2112.10752) and what descends from them have it; diffusers calls it
+    "scaled_linear".
+
+    Args:
+        timesteps: Number of timesteps, T.
+        beta_start: beta_1, in (0, 1).
+        beta_end: beta_T, in (0, 1).
+
+    Raises:
+        ValueError: If T is not positive or a beta is not in (0, 1).
+    """
+
+    timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+
+    def __post_init__(self):
+        check_timesteps(self.timesteps)
+        _check_betas(self.beta_start, self.beta_end)
+
+    @cached_property
+    def log_snr_table(self) -> Tensor:
+        ends = self.beta_start**0.5, self.beta_end**0.5
+        return _log_snr_of_betas(torch.linspace(*ends, self.timesteps, dtype=torch.float64).square())
 
 
 @dataclass(frozen=True)
@@ -203,6 +229,12 @@ class Cosine(NoiseSchedule):
         u = torch.arange(self.timesteps + 1, dtype=torch.float64) / self.timesteps
         f = torch.cos(math.pi / 2 * (u + self.offset) / (1 + self.offset)) ** 2
         return _log_snr_of_betas((1 - f[1:] / f[:-1]).clamp_max(self.beta_max))
+
+
+def _check_betas(beta_start: float, beta_end: float) -> None:
+    for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+        if not 0 < beta < 1:
+            raise ValueError(f"{name} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)")
 
 
 def _log_snr_of_betas(betas: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ Epsilon divides by alpha_t and by the singular values of M: it suits DDPM and bl
 What the operator counts as zero (``operators.singular``) M does not see; all other singular values are divided by.
 Of a blur only Epsilon's F does not depend on s, which a network is not told.
 
+A network that cannot go up predicts x0_t, with M the identity, and x0_s = M^+ x0_t: what it cannot know is left at zero, and a
+solver's step draws the noise there.
+
 Sources: Mukhopadhyay et al. 2026 (arXiv 2603.08709); Ho, Jain and Abbeel 2020 (arXiv 2006.11239); Hoogeboom and Salimans 2022,
 Blurring Diffusion Models (arXiv 2209.05557); Salimans and Ho 2022, v (arXiv 2202.00512); Karras et al. 2022, EDM, eq. 7
 (arXiv 2206.00364). The extension to changes of resolution is ours.
@@ -24,6 +27,7 @@ Blurring Diffusion Models (arXiv 2209.05557); Salimans and Ho 2022, v (arXiv 220
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +35,9 @@ from torch import Tensor
 
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.errors import UserError
-from scalespace.operators.linear import LinearOperator
+from scalespace.operators.linear import Identity, LinearOperator
 
-__all__ = ["Epsilon", "Prediction", "Sample", "Velocity"]
+__all__ = ["Epsilon", "Prediction", "Sample", "Velocity", "clean_image"]
 
 
 # Of x_t, by the pseudo-inverse of M: the share of the result that rounding may make up.
@@ -123,6 +127,33 @@ class Velocity(Prediction):
         signal, noise = (alpha * self.sigma_data) ** 2, sigma**2
         guess = M.adjoint_function(lambda e: alpha * self.sigma_data**2 / (signal * e + noise), x_t)
         return guess - _of(sigma * self.sigma_data / (signal + noise) ** 0.5, output) * output
+
+
+def clean_image(
+    prediction: Prediction,
+    output: Tensor,
+    x_t: Tensor,
+    t: int | Tensor,
+    M: LinearOperator,
+    limited: Callable[[Tensor], Tensor] = lambda x0: x0,
+) -> Tensor:
+    """The clean image at r(s) that the output of any network stands for, also of one that cannot go up.
+
+    Args:
+        prediction: What the output means.
+        output: F, at r(s); or at r(t), for M the identity, and then M^+ of what it stands for is the result.
+        x_t: State, shape (B, C, h, w).
+        t: Grid point of x_t, as in ``Prediction.x0``.
+        M: The operator M_{s->t}.
+        limited: Brings a prediction into the range of pictures.
+
+    Returns:
+        x0_s, shape (B, C, H, W).
+    """
+    stays = M.in_size != M.out_size and tuple(output.shape[-2:]) == M.out_size
+    # Before it is carried up, so that M of the result is what the network has predicted.
+    x0 = limited(prediction.x0(output, x_t, t, Identity(M.out_size) if stays else M))
+    return M.adjoint_function(lambda e: 1 / e, x0) if stays else x0
 
 
 def _of(value: float | Tensor, x: Tensor) -> float | Tensor:

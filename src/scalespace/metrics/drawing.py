@@ -80,7 +80,7 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
     batch = _checked_batch(pipeline, sampling)
     pipeline.to(sampling.device)
     pipeline.set_progress_bar_config(disable=True)
-    classes = pipeline.unet.config.num_classes
+    classes = pipeline.unet.num_classes
     count, processes = sampling.num_images, shared.count
     pictures = room_for(count, pipeline.scheduler.image_size)
     bar = progress_bar(count, "drawing pictures", "pictures", progress and shared.is_first)

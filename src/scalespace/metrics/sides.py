@@ -267,7 +267,7 @@ def _stored_size(path: str) -> tuple[int, int] | None:
 def _is_stored_in_grey(found: _Found) -> bool:
     """Whether the pictures of a side have one channel to begin with."""
     if found.pipeline is not None:
-        return found.pipeline.unet.config.in_channels == 1
+        return found.pipeline.unet.in_channels == 1
     if found.statistics is not None:
         return bool(found.statistics.grey)
     data = open_images(found.path, (1, 1), cache_bytes=0)

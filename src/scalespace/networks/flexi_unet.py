@@ -149,7 +149,10 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
             raise ValueError(f"base_channels is {base_channels}; it must be positive and even, for sines and cosines")
         if paths not in ("flexi", "full"):
             raise ValueError(f'paths "{paths}" are unknown; use "flexi" or "full"')
-        self.condition_size = None if condition_size is None else tuple(int(side) for side in condition_size)
+        self.condition_size: Size | None = None
+        if condition_size is not None:
+            height, width = condition_size
+            self.condition_size = (int(height), int(width))
         if self.condition_size is not None and (
             min(self.condition_size) < 1 or any(c >= s for c, s in zip(self.condition_size, self.sizes[0], strict=True))
         ):
@@ -180,6 +183,7 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
         self.num_classes = num_classes
         self.no_class = num_classes if null_class else None
         self.in_channels = in_channels
+        self.out_channels = out_channels
         self.base_channels = base_channels
         self.blocks_per_level = blocks_per_level
 

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from scalespace.networks.flexi_unet import FlexiUNet, Size
+from scalespace.networks.network import Size, dtype_of
 
 __all__ = ["TensorPeak", "call_activations", "path_activations", "path_gflops"]
 
 
-def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
+def path_gflops(network: Any, size: Size, target_size: Size) -> float:
     """GFLOPs of one call for one picture, a multiply-add counted as two.
 
     Args:
@@ -32,11 +32,11 @@ def path_gflops(network: FlexiUNet, size: Size, target_size: Size) -> float:
     """
     # The counter does not know the fused attention of every device, and counts its matrix products everywhere.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        network(**_inputs(network, size), target_size=target_size)
+        network(*_inputs(network, size, target_size), **_conditions(network))
     return counter.get_total_flops() / 1e9
 
 
-def path_activations(network: FlexiUNet, size: Size, target_size: Size) -> int:
+def path_activations(network: Any, size: Size, target_size: Size) -> int:
     """Bytes of activations that the backward pass of one picture needs, in float32.
 
     Args:
@@ -52,23 +52,28 @@ def path_activations(network: FlexiUNet, size: Size, target_size: Size) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(**_inputs(network, size), target_size=target_size)
+        network(*_inputs(network, size, target_size), **_conditions(network))
     for parameter in network.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def call_activations(network: FlexiUNet) -> int:
+def call_activations(network: Any) -> int:
     """Bytes of activations that a call at the full resolution without gradients holds at once for one picture, in float32.
 
     Args:
         network: The network, on any device; nothing is computed.
+
+    Returns:
+        The bytes; 0 of a network that cannot be built again of its configuration, of which they are not known.
     """
+    if not hasattr(network, "config"):
+        return 0
     # Not on "meta": there attention keeps its matrix of weights, which the fused kernels of CPUs and accelerators do not.
     with torch.no_grad(), FakeTensorMode():
-        outline: Any = FlexiUNet.from_config(network.config)
+        outline: Any = type(getattr(network, "_orig_mod", network)).from_config(network.config)
         with TensorPeak(outline.parameters()) as held:
-            outline(**_inputs(outline, outline.sizes[0]), target_size=outline.sizes[0])
+            outline(*_inputs(outline, outline.sizes[0], outline.sizes[0]), **_conditions(outline))
     return held.peak
 
 
@@ -97,15 +102,16 @@ class TensorPeak(TorchDispatchMode):
         return result
 
 
-def _inputs(network: FlexiUNet, size: Size) -> dict[str, Any]:
+def _inputs(network: Any, size: Size, target_size: Size) -> tuple[Any, ...]:
     device = next(network.parameters()).device
-    channels: int = network.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
     time = torch.zeros(1, dtype=torch.int64, device=device)
-    floats: dict[str, Any] = {"device": device, "dtype": network.dtype}
-    inputs: dict[str, Any] = {"sample": torch.empty(1, channels, *size, **floats), "timestep": time}
-    if network.num_classes is not None:
-        inputs["class_labels"] = time
-    if network.condition_size is not None:
-        inputs["condition"] = torch.empty(1, channels, *network.condition_size, **floats)
-        inputs["condition_noise"] = torch.zeros(1, device=device)
-    return inputs
+    state = torch.empty(1, network.in_channels, *size, device=device, dtype=dtype_of(network))
+    return (state, time, target_size, *([] if network.num_classes is None else [time]))
+
+
+def _conditions(network: Any) -> dict[str, Tensor]:
+    if network.condition_size is None:
+        return {}
+    device = next(network.parameters()).device
+    small = torch.empty(1, network.in_channels, *network.condition_size, device=device, dtype=dtype_of(network))
+    return {"condition": small, "condition_noise": torch.zeros(1, device=device)}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from scalespace.diffusion.noise import NoiseSchedule
 from scalespace.diffusion.shifted import Shifted
-from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.network import Network, ask, dtype_of
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 __all__ = ["Guidance", "check_guide", "ratio"]
@@ -49,7 +49,7 @@ class Guidance:
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
-    model: FlexiUNet | None = None
+    model: Network | None = None
 
     def __post_init__(self):
         if not (math.isfinite(self.scale) and self.scale >= 0):
@@ -59,7 +59,7 @@ class Guidance:
                 f"guidance_interval is {self.interval}; give the smallest and the largest sigma / alpha, the smaller first"
             )
 
-    def check(self, network: FlexiUNet, labelled: bool, scheduler: ScaleSpaceScheduler) -> None:
+    def check(self, network: Network, labelled: bool, scheduler: ScaleSpaceScheduler) -> None:
         """Refuse guidance that would not be any.
 
         Args:
@@ -95,7 +95,7 @@ class Guidance:
                 f"{sigmas[0]:.3g} to {sigmas[-1]:.3g}; give another one"
             )
 
-    def rescaled(self, scale: float, network: FlexiUNet, labelled: bool, scheduler: ScaleSpaceScheduler) -> Guidance:
+    def rescaled(self, scale: float, network: Network, labelled: bool, scheduler: ScaleSpaceScheduler) -> Guidance:
         """The same guidance with another scale, for steps that are still to come.
 
         Args:
@@ -116,14 +116,14 @@ class Guidance:
 
     def output(
         self,
-        network: FlexiUNet,
+        network: Network,
         sample: Tensor,
         timestep: int,
         scheduler: ScaleSpaceScheduler,
         labels: Tensor | None,
         conditions: dict[str, Tensor],
     ) -> Tensor:
-        """Output of the network for a step, guided where it is to be; float32, shape (B, C, H, W) with (H, W) = r(s).
+        """Output of the network for a step, guided where it is to be; float32, shape (B, C, H, W), as ``step`` takes it.
 
         Args:
             network: The better network.
@@ -134,11 +134,12 @@ class Guidance:
             conditions: Further arguments of the network, each for all pictures.
         """
         size = scheduler.target_size(timestep)
-        # As a tensor, since a compiled network would be compiled again for every number.
+        # As tensors, since a compiled network would be compiled again for every number.
         time = torch.tensor(timestep, device=sample.device)
+        log_snr = scheduler.process.noise.log_snr_table[timestep + 1]
 
-        def run(chosen: FlexiUNet, state: Tensor, classes: Tensor | None, **others: Tensor) -> Tensor:
-            return chosen(state.to(chosen.dtype), time, size, classes, **others).sample.float()
+        def run(chosen: Network, state: Tensor, classes: Tensor | None, **others: Tensor) -> Tensor:
+            return ask(chosen, state.to(dtype_of(chosen)), time, log_snr, size, classes, **others).float()
 
         if self.scale == 1 or not self._inside(ratio(scheduler.process.noise, timestep + 1)):
             return run(network, sample, labels, **conditions)
@@ -150,7 +151,7 @@ class Guidance:
             better, worse = run(network, torch.cat([sample, sample]), both, **doubled).chunk(2)
         else:
             better = run(network, sample, labels, **conditions)
-            others: dict[str, Any] = {name: value.to(self.model.dtype) for name, value in conditions.items()}
+            others: dict[str, Any] = {name: value.to(dtype_of(self.model)) for name, value in conditions.items()}
             worse = run(self.model, sample, labels if self.model.num_classes is not None else None, **others)
         return worse + self.scale * (better - worse)
 
@@ -158,7 +159,7 @@ class Guidance:
         return self.interval is None or self.interval[0] <= sigma <= self.interval[1]
 
 
-def check_guide(guide: Any, kind: type, network: FlexiUNet, scheduler: ScaleSpaceScheduler) -> FlexiUNet | None:
+def check_guide(guide: Any, kind: type, network: Network, scheduler: ScaleSpaceScheduler) -> Network | None:
     """The network of the worse model.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -14,7 +14,7 @@ from torch import Tensor
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.degradations.own import is_own
-from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.network import Network, OwnTime, dtype_of, lacking
 from scalespace.pipelines.folders.registration import PACKAGE
 from scalespace.pipelines.folders.writing import SavedPipeline
 from scalespace.pipelines.guidance import Guidance, check_guide
@@ -29,14 +29,14 @@ StepCallback = Callable[["ScaleSpacePipeline", int, int, dict[str, Tensor]], dic
 _FEW_STEPS = 50
 _TENSORS = ("latents", "pred_original_sample")
 _OUTPUTS = ("pil", "np", "pt", "latent")
-_PARTS = {"unet": FlexiUNet, "scheduler": ScaleSpaceScheduler}
 
 
 class ScaleSpacePipeline(SavedPipeline):
     """Generation, unconditional, of classes, or, as the second model of a cascade, from small pictures.
 
     Args:
-        unet: Predicts the clean image at the resolution of the next step.
+        unet: Predicts from a state at the resolution of the next step: a ``FlexiUNet``, a ``PretrainedUNet`` or any other
+            ``Network``. One of a class that is not this package's cannot be saved with the pipeline.
         scheduler: Leads from noise at the smallest resolution to pictures at the full one.
         id2label: Names of the classes by their numbers 0..num_classes-1, kept in model_index.json; None where they have none.
 
@@ -44,9 +44,10 @@ class ScaleSpacePipeline(SavedPipeline):
         labels: Numbers of the classes by their names, as diffusers' ``DiTPipeline`` has them.
 
     Raises:
-        TypeError: If a part is of another class; stock schedulers and networks know one resolution only.
-        ValueError: If the scheduler has a resolution that the network does not know, the network's input and output differ
-            in channels, or not every class of the network has a name of its own.
+        TypeError: If the network lacks what the pipeline asks of it, or the scheduler is of another class; stock schedulers
+            know one resolution only.
+        ValueError: If the scheduler has a resolution that the network does not know or noise that it has no time of, the
+            network's input and output differ in channels, or not every class of the network has a name of its own.
     """
 
     model_cpu_offload_seq = "unet"
@@ -56,7 +57,7 @@ class ScaleSpacePipeline(SavedPipeline):
     _interrupt = False
 
     def __init__(
-        self, unet: FlexiUNet, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
+        self, unet: torch.nn.Module, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
     ) -> None:
         super().__init__()
         # They are saved in this order, and a scheduler that cannot be saved is refused before weights are written.
@@ -65,7 +66,7 @@ class ScaleSpacePipeline(SavedPipeline):
         names = None if id2label is None else {int(number): name for number, name in id2label.items()}
         self.labels: dict[str, int] = {name: number for number, name in (names or {}).items()}
         if names is not None and (
-            sorted(self.labels.values()) != list(range(unet.num_classes or 0))
+            sorted(self.labels.values()) != list(range(self.unet.num_classes or 0))
             or not all(isinstance(name, str) for name in self.labels)
         ):
             raise ValueError(
@@ -75,20 +76,42 @@ class ScaleSpacePipeline(SavedPipeline):
         self.register_to_config(id2label=names)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        expected = _PARTS.get(name)
-        if expected is not None:
-            # A compiled network holds the one that was compiled.
-            part = getattr(value, "_orig_mod", value)
-            if not isinstance(part, expected):
-                raise TypeError(
-                    f"{type(part).__name__} was given where {expected.__name__} is needed; build or load that"
-                )
-            parts = {"unet": self.__dict__.get("unet"), "scheduler": self.__dict__.get("scheduler")} | {name: value}
-            _check_fit(**parts)
+        if name not in ("unet", "scheduler"):
+            super().__setattr__(name, value)
+            return
+        # A compiled network holds the one that was compiled.
+        part = getattr(value, "_orig_mod", value)
+        if name == "scheduler" and not isinstance(part, ScaleSpaceScheduler):
+            raise TypeError(f"{type(part).__name__} was given where ScaleSpaceScheduler is needed; build or load that")
+        if name == "unet" and (missing := lacking(part)):
+            raise TypeError(
+                f"{type(part).__name__} was given where a network is needed, and it lacks {', '.join(missing)}; build or load "
+                "a FlexiUNet, give a network of your own these attributes, or bring one of diffusers by scalespace accelerate"
+            )
+        parts = {"unet": self.__dict__.get("unet"), "scheduler": self.__dict__.get("scheduler")} | {name: value}
+        _check_fit(**parts)
         super().__setattr__(name, value)
-        if expected is not None:
+        kind = next((kind for kind in type(part).__mro__ if kind.__module__.partition(".")[0] == PACKAGE), None)
+        if kind is not None:
             # The package has all classes of saved models, wherever in it they are written.
-            self.register_to_config(**{name: (PACKAGE, expected.__name__)})
+            self.register_to_config(**{name: (PACKAGE, kind.__name__)})
+
+    def to(self, *place: Any, **options: Any) -> Self:
+        """Move the network, or change its number format, as diffusers does; a plain module of your own, as torch does."""
+        if hasattr(self.unet, "dtype"):
+            return super().to(*place, **options)
+        self.unet.to(*place, **options)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is. One of your own need not tell by itself."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the network."""
+        return dtype_of(self.unet)
 
     @property
     def class_names(self) -> list[str]:
@@ -112,7 +135,7 @@ class ScaleSpacePipeline(SavedPipeline):
             "resolutions (height x width)": size,
             "first low-resolution timesteps": " ".join(map(str, scheduler.process.degradation.change_points)) or "none",
             "timesteps": scheduler.process.timesteps,
-            "channels": self.unet.config["in_channels"],
+            "channels": self.unet.in_channels,
             "parameters": f"{sum(parameter.numel() for parameter in self.unet.parameters()):,}",
             "prediction": scheduler.config["prediction_type"],
             "solver": scheduler.config["solver"],
@@ -213,7 +236,7 @@ class ScaleSpacePipeline(SavedPipeline):
                 f'callback_on_step_end_tensor_inputs names "{unknown[0]}", which a step does not have; name some of '
                 f"{', '.join(_TENSORS)}"
             )
-        channels: int = self.unet.config.in_channels
+        channels: int = self.unet.in_channels
         if output_type == "pil":
             check_picture_channels(channels)
         if (condition is None) != (self.unet.condition_size is None):
@@ -249,7 +272,7 @@ class ScaleSpacePipeline(SavedPipeline):
             noise = randn_tensor(condition.shape, generator=generator, device=device, dtype=torch.float32)
             level = torch.full((batch_size,), condition_noise, device=device)
             noised = augmented(condition.to(device, torch.float32), level, noise)
-            conditions = {"condition": noised.to(self.unet.dtype), "condition_noise": level}
+            conditions = {"condition": noised.to(dtype_of(self.unet)), "condition_noise": level}
         self._num_timesteps, self._interrupt = stop, False
         self._guidance_scale = guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:  # pyright: ignore[reportCallIssue]
@@ -336,10 +359,10 @@ def _batch(asked: int | None, given: Mapping[str, Tensor | None], generator: Any
     return batch
 
 
-def _check_fit(unet: FlexiUNet | None, scheduler: ScaleSpaceScheduler | None) -> None:
+def _check_fit(unet: Network | None, scheduler: ScaleSpaceScheduler | None) -> None:
     if unet is None:
         return
-    channels = unet.config["in_channels"], unet.config["out_channels"]
+    channels = unet.in_channels, vars(getattr(unet, "_orig_mod", unet)).get("out_channels", unet.in_channels)
     if channels[0] != channels[1]:
         raise ValueError(
             f"the network turns {channels[0]} channels into {channels[1]}; states and predictions need the same number"
@@ -349,6 +372,8 @@ def _check_fit(unet: FlexiUNet | None, scheduler: ScaleSpaceScheduler | None) ->
             f"the scheduler has states of height and width {unknown[0]} and the network knows {unet.sizes}; "
             "take both from one model"
         )
+    if scheduler is not None and isinstance(unet, OwnTime):
+        unet.time_of(scheduler.process.noise.log_snr_table[1:])
 
 
 def check_picture_channels(channels: int) -> None:

@@ -15,8 +15,8 @@ from scalespace.data.left_out import counted
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.memory import check_disk, check_memory
-from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import call_activations
+from scalespace.networks.network import Network
 from scalespace.pipelines.drawn_by import DrawnBy, file_name
 from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
@@ -68,7 +68,7 @@ def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
     pipeline.scheduler = ScaleSpaceScheduler.from_config(pipeline.scheduler.config, **options)
 
 
-def check_batch(network: FlexiUNet, count: int, device: torch.device | str, lower: str) -> None:
+def check_batch(network: Network, count: int, device: torch.device | str, lower: str) -> None:
     """Refuse to draw more pictures together than the memory holds.
 
     Args:
@@ -158,7 +158,7 @@ def sample_to_folder(
     label = class_number(pipeline, class_label)
     _check_cascade(pipeline, upsample)
     try:
-        check_picture_channels(pipeline.unet.config.in_channels)
+        check_picture_channels(pipeline.unet.in_channels)
         for model in filter(None, (pipeline, upsample)):
             model.scheduler.set_timesteps(steps)
         guided = check_guidance(pipeline, guidance or {})
@@ -244,7 +244,7 @@ def _drawn(
         len(numbers),
         generator=generators,
         num_inference_steps=steps,
-        class_labels=None if upsample.unet.config.num_classes is None else labels,
+        class_labels=None if upsample.unet.num_classes is None else labels,
         output_type="pt",
         return_dict=False,
         condition=2 * images - 1,
@@ -284,14 +284,14 @@ def _check_cascade(pipeline: ScaleSpacePipeline, upsample: ScaleSpacePipeline | 
             f"--upsample enlarges pictures of height and width {upsample.unet.condition_size}, and the first model draws "
             f"{pipeline.scheduler.image_size}; give a model trained with --network.condition-size of those"
         )
-    channels = upsample.unet.config.in_channels, pipeline.unet.config.in_channels
+    channels = upsample.unet.in_channels, pipeline.unet.in_channels
     if channels[0] != channels[1]:
         raise UserError(
             f"--upsample enlarges pictures of {counted(channels[0], 'channel')}, and the first model draws "
             f"{channels[1]}; give two models of the same --process.channels"
         )
-    theirs = upsample.unet.config.num_classes
-    if theirs not in (None, pipeline.unet.config.num_classes):
+    theirs = upsample.unet.num_classes
+    if theirs not in (None, pipeline.unet.num_classes):
         raise UserError("--upsample is a model of other classes than the first; give two of the same classes")
     names, others = _class_names(pipeline), _class_names(upsample)
     if theirs is not None and names and others and names != others:
@@ -312,7 +312,7 @@ def class_number(pipeline: ScaleSpacePipeline, class_label: int | str | None) ->
     Raises:
         UserError: If there is no such class, or the model has no classes.
     """
-    classes = pipeline.unet.config.num_classes
+    classes = pipeline.unet.num_classes
     if class_label is None:
         return None
     if classes is None:
@@ -336,7 +336,7 @@ def _class_names(pipeline: ScaleSpacePipeline) -> dict[int | None, str]:
 
 
 def _labels(pipeline: ScaleSpacePipeline, numbers: range, label: int | None) -> torch.Tensor | None:
-    classes = pipeline.unet.config.num_classes
+    classes = pipeline.unet.num_classes
     if classes is None:
         return None
     return torch.tensor(numbers) % classes if label is None else torch.full((len(numbers),), label)

@@ -24,9 +24,10 @@ from scalespace.manifest import MANIFEST, Manifest, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.hub import fetched, is_hub_name
-from scalespace.pipelines.folders.registration import CODE_FILE, PACKAGE, PIPELINE
+from scalespace.pipelines.folders.registration import CODE_FILE, NETWORKS, PACKAGE, PIPELINE
 from scalespace.pipelines.folders.weights import PICKLES, VARIANT, WeightFiles
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pretrained.unet import PretrainedUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.reading import read_json
 from scalespace.values import misfit
@@ -37,11 +38,13 @@ _INDEX = "model_index.json"
 _FILES = (_INDEX, "scheduler/scheduler_config.json", "unet/config.json")
 _CODE = (f"{CODE_FILE}.py", f"scheduler/{PACKAGE}.py", f"unet/{PACKAGE}.py")
 _REMEDY = "train or download the model again"
-_SETTINGS = {
-    "unet/config.json": (FlexiUNet, ("sizes", "base_channels", "channel_multipliers")),
-    "scheduler/scheduler_config.json": (ScaleSpaceScheduler, ("sizes", "change_points", "num_train_timesteps")),
+_KINDS = {
+    "FlexiUNet": (FlexiUNet, ("sizes", "base_channels", "channel_multipliers")),
+    "PretrainedUNet": (PretrainedUNet, ("unet", "sizes", "num_train_timesteps")),
+    "ScaleSpaceScheduler": (ScaleSpaceScheduler, ("sizes", "change_points", "num_train_timesteps")),
 }
-"""What reads a configuration, and the settings without which it would be another model's."""
+"""What reads a configuration, by its name, and the settings without which it would be another model's."""
+_SETTINGS = {"unet": "unet/config.json", "scheduler": "scheduler/scheduler_config.json"}
 
 
 def load_pipeline(
@@ -88,7 +91,8 @@ def load_pipeline(
         raise UserError(f"{folder} is the folder of a training run; the model in it is {folder / 'model'}")
     parts = {name: _read_json(folder, name) for name in _FILES}
     _check_parts(folder, parts[_INDEX])
-    for name, (kind, needed) in _SETTINGS.items():
+    kinds = {file: _KINDS[parts[_INDEX][part][1]] for part, file in _SETTINGS.items()}
+    for name, (kind, needed) in kinds.items():
         if (fault := misfit(parts[name], kind.__init__, needed)) is not None:
             raise UserError(f"{folder / name} is damaged ({fault}); {_REMEDY}")
         if unknown := sorted(name for name in parts[name].keys() - kind._get_init_keys(kind) if name[:1] != "_"):
@@ -103,7 +107,7 @@ def load_pipeline(
     tensors: dict[str, torch.Tensor] = {}
     try:
         with torch.device("meta"):
-            network: Any = FlexiUNet.from_config(parts["unet/config.json"])
+            network: Any = kinds["unet/config.json"][0].from_config(parts["unet/config.json"])
         _check_shapes(folder, weights, {name: tuple(value.shape) for name, value in network.state_dict().items()})
         if manifest is not None:
             _check_weights(folder, manifest, weights, progress)
@@ -151,11 +155,11 @@ def _check_parts(folder: Path, index: dict[str, Any]) -> None:
     if found not in (PIPELINE, [CODE_FILE, PIPELINE]):
         found = found[-1] if isinstance(found, list) and found else found
         raise UserError(f"{folder} holds a {found}, not a {PIPELINE}; give one that scalespace saved")
-    for part, expected in (("unet", "FlexiUNet"), ("scheduler", "ScaleSpaceScheduler")):
+    for part, expected in (("unet", NETWORKS), ("scheduler", ("ScaleSpaceScheduler",))):
         found = index.get(part)
-        if found != [PACKAGE, expected]:
+        if found not in [[PACKAGE, name] for name in expected]:
             raise UserError(
-                f"{folder / _INDEX} names {found} as the {part}, not {expected} of scalespace; "
+                f"{folder / _INDEX} names {found} as the {part}, not {' or '.join(expected)} of scalespace; "
                 "give a model that scalespace saved"
             )
 
@@ -192,7 +196,7 @@ def _check_weights(folder: Path, manifest: Manifest, weights: WeightFiles, progr
         )
 
 
-def _check_finite(folder: Path, network: FlexiUNet) -> None:
+def _check_finite(folder: Path, network: torch.nn.Module) -> None:
     for name, weight in network.state_dict().items():
         if not bool(torch.isfinite(weight).all()):
             raise UserError(f"model {folder} has weights that are NaN or infinite ({name}); {_REMEDY}")

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from scalespace.diffusion.degradations.own import own_faults
 from scalespace.diffusion.grids import log_snr_grid
-from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
-from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity
+from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule, ScaledLinearBeta
+from scalespace.diffusion.prediction import Epsilon, Prediction, Sample, Velocity, clean_image
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.solvers import DDIM, Ancestral, Corrected, Multistep
@@ -35,7 +35,7 @@ from scalespace.pipelines.schedules.given import check_given_once, plain
 from scalespace.pipelines.schedules.names import DiffusersNames
 from scalespace.pipelines.schedules.thresholding import Thresholding
 
-__all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput"]
+__all__ = ["ScaleSpaceScheduler", "ScaleSpaceSchedulerOutput", "named_noise"]
 
 Size = tuple[int, int]
 
@@ -58,9 +58,9 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
 
     Args:
         num_train_timesteps: Number of timesteps, T.
-        beta_schedule: "linear" or "squaredcos_cap_v2" (cosine), as diffusers names them.
-        beta_start: First beta of the linear schedule.
-        beta_end: Last beta of the linear schedule.
+        beta_schedule: "linear", "scaled_linear" or "squaredcos_cap_v2" (cosine), as diffusers names them.
+        beta_start: First beta of the linear schedules.
+        beta_end: Last beta of the linear schedules.
         sizes: Height and width of every level, highest resolution first.
         change_points: First grid point t of every level but the highest, in ascending order.
         clip_sample: Whether predictions are clipped to [-clip_sample_range, clip_sample_range].
@@ -134,7 +134,7 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
         self.register_to_config(**plain(sizes, change_points, trained_betas))
         # Built at once, so that a schedule that makes no process is refused where it is written down.
         if process is None:
-            named = _named(beta_schedule, _NOISES, "beta_schedule")(num_train_timesteps, beta_start, beta_end)
+            named = named_noise(beta_schedule, num_train_timesteps, beta_start, beta_end)
             noise = chosen_noise(named, self.config, _defaults())
             sizes, points = self.config["sizes"], self.config["change_points"]
             levels = degradation_named(degradation, sizes, points, noise.timesteps, sigma_blur)
@@ -243,23 +243,21 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
 
         Args:
             model_output: Output of the network, shape (B, C, H, W) with (H, W) = r(s). ``prediction_type`` says what it is.
+                That of a network that cannot go up has (H, W) = r(t), and its prediction is carried up.
             timestep: The time of ``sample``, one of ``timesteps``.
             sample: State x_t, shape (B, C, h, w) with (h, w) = r(t).
             generator: Source of the noise. A list has one generator for each picture of the batch.
             return_dict: Whether to return an output object instead of a tuple.
 
         Returns:
-            The next state x_s and the predicted clean image, both in the shape of ``model_output``.
+            The next state x_s and the predicted clean image, both of shape (B, C, *r(s)).
 
         Raises:
             ValueError: If ``timestep`` is not one of ``timesteps``, or a size does not fit.
         """
         t, s = self._bridge(timestep)
-        x0_s = self.prediction.x0(model_output, sample, t, self.process.degradation.operator(s, t))
-        if self._clip_range is not None:
-            x0_s = x0_s.clamp(-self._clip_range, self._clip_range)
-        if self._threshold is not None:
-            x0_s = self._threshold(x0_s)
+        M = self.process.degradation.operator(s, t)
+        x0_s = clean_image(self.prediction, model_output, sample, t, M, self.limited)
         if self._released_quirks and s == 0:
             prev_sample = sample
         else:
@@ -268,6 +266,12 @@ class ScaleSpaceScheduler(DiffusersNames, SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0_s
         return ScaleSpaceSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_s)
+
+    def limited(self, x0: Tensor) -> Tensor:
+        """A predicted clean picture, kept in the range that was asked for by clip_sample or thresholding."""
+        if self._clip_range is not None:
+            x0 = x0.clamp(-self._clip_range, self._clip_range)
+        return x0 if self._threshold is None else self._threshold(x0)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """Draw x_t from clean images, at the resolution of t.
@@ -350,6 +354,7 @@ _BY_NAME = (
 )
 _NOISES: dict[str, Callable[[int, float, float], NoiseSchedule]] = {
     "linear": LinearBeta,
+    "scaled_linear": ScaledLinearBeta,
     "squaredcos_cap_v2": lambda timesteps, beta_start, beta_end: Cosine(timesteps),
 }
 _SOLVERS = {
@@ -369,3 +374,8 @@ def _named(name: str, choices: dict[str, Any], option: str) -> Any:
     if name not in choices:
         raise ValueError(f'{option} "{name}" is unknown; use one of {", ".join(choices)}')
     return choices[name]
+
+
+def named_noise(name: str, timesteps: int, beta_start: float, beta_end: float) -> NoiseSchedule:
+    """The noise schedule of a name; arguments and errors as ``ScaleSpaceScheduler`` has them."""
+    return _named(name, _NOISES, "beta_schedule")(timesteps, beta_start, beta_end)

@@ -18,7 +18,7 @@ from scalespace.training.build import build_network, build_scheduler, spectral_s
 from scalespace.training.configuration import ModelConfig, ProcessConfig
 from scalespace.training.time_sampling import TimeSampler
 
-__all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan_from_data"]
+__all__ = ["Octave", "PathCost", "Plan", "PlanFromData", "make_plan", "make_plan_from_data", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def make_plan(model: ModelConfig) -> Plan:
         UserError: If the parts of the model do not fit each other.
     """
     scheduler = build_scheduler(model)
-    return _plan(scheduler.process, _path_costs(model, scheduler.sizes))
+    return plan_of(scheduler.process, *_path_costs(model, scheduler.sizes))
 
 
 def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -> PlanFromData:
@@ -196,7 +196,7 @@ def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -
     theirs = build_scheduler(other)
     # What can be known to be wrong is, before the pictures are read.
     without_data(replace(model, process=replace(config, resolution="auto", change_points=())))
-    gflops = _path_costs(model, theirs.sizes)
+    costs = _path_costs(model, theirs.sizes)
     spectrum = measure(theirs.image_size)
     schedule, ours = spectral_schedule(model, spectrum), build_scheduler(with_data(model, spectrum))
     changes = zip(
@@ -213,7 +213,7 @@ def make_plan_from_data(model: ModelConfig, measure: Callable[[Size], Tensor]) -
         )
         for level, (change, other_change) in enumerate(changes)
     )
-    plan, reference = _plan(ours.process, gflops), _plan(theirs.process, gflops)
+    plan, reference = plan_of(ours.process, *costs), plan_of(theirs.process, *costs)
     saved = 1 - plan.average_gflops / reference.average_gflops
     return PlanFromData(schedule, octaves, plan, reference, _schedule_name(other.process), saved)
 
@@ -232,22 +232,22 @@ def _schedule_name(config: ProcessConfig) -> str:
     return name if config.resolution in ("equal", "auto") else f"{name} {config.gamma:g}"
 
 
-@dataclass(frozen=True)
-class _PathCosts:
-    parameters: int
-    gflops: Callable[[Size, Size], float]
-
-
-def _path_costs(model: ModelConfig, sizes: Sequence[Size]) -> _PathCosts:
+def _path_costs(model: ModelConfig, sizes: Sequence[Size]) -> tuple[int, Callable[[Size, Size], float]]:
+    """What ``plan_of`` is told of a model's network."""
     with torch.device("meta"):
         network = build_network(model, sizes)
     # Counted once for all plans of the network.
-    return _PathCosts(
-        sum(parameter.numel() for parameter in network.parameters()), cache(partial(path_gflops, network))
-    )
+    return sum(parameter.numel() for parameter in network.parameters()), cache(partial(path_gflops, network))
 
 
-def _plan(process: ScaleSpaceProcess, costs: _PathCosts) -> Plan:
+def plan_of(process: ScaleSpaceProcess, parameters: int, gflops: Callable[[Size, Size], float]) -> Plan:
+    """The cost of a process with a network.
+
+    Args:
+        process: The process.
+        parameters: Number of parameters of the network.
+        gflops: GFLOPs of one call for one picture, from a state of one size to a prediction of another.
+    """
     margins = process.margins()
     paths = tuple(
         PathCost(
@@ -255,11 +255,11 @@ def _plan(process: ScaleSpaceProcess, costs: _PathCosts) -> Plan:
             group.target_size,
             group.first,
             group.last,
-            costs.gflops(group.size, group.target_size),
+            gflops(group.size, group.target_size),
             margins.get(group.first) if group.is_change else None,
         )
         for group in TimeSampler(process).groups
     )
-    full = costs.gflops(process.size(0), process.size(0))
+    full = gflops(process.size(0), process.size(0))
     average = sum(path.gflops * (path.last - path.first + 1) for path in paths) / process.timesteps
-    return Plan(costs.parameters, paths, average, full, average / full)
+    return Plan(parameters, paths, average, full, average / full)

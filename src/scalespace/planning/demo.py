@@ -157,7 +157,7 @@ def _enlarged(pipeline: ScaleSpacePipeline, given: Tensor, steps: int, seed: int
 def _full_call_seconds(pipeline: ScaleSpacePipeline) -> float:
     """Time of one call of the network at the full resolution for one picture, the least of a few."""
     size = pipeline.scheduler.image_size
-    channels: int = pipeline.unet.config.in_channels
+    channels: int = pipeline.unet.in_channels
     states = torch.zeros(_TIMED_BATCH, channels, *size, device=pipeline.device, dtype=pipeline.unet.dtype)
     spent = []
     for _ in range(_TIMED_CALLS):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from scalespace.errors import UserError, cause
-from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import TensorPeak, path_gflops
 from scalespace.operators.linear import Size
 from scalespace.pipelines.pictures import image_generators
@@ -121,9 +120,8 @@ def measure_sampling(
     return SamplingSpeed(_machine(device, "no"), paths, len(pairs), whole, found[full])
 
 
-def _call(network: FlexiUNet, size: Size, target_size: Size, count: int, device: torch.device) -> Callable[[], Any]:
-    channels: int = network.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
-    state = torch.randn(count, channels, *size, device=device)
+def _call(network: Any, size: Size, target_size: Size, count: int, device: torch.device) -> Callable[[], Any]:
+    state = torch.randn(count, network.in_channels, *size, device=device)
     times = torch.full((count,), 500, device=device)
     given = _conditions(network, count, device)
     if "condition" in given:
@@ -136,14 +134,13 @@ def _call(network: FlexiUNet, size: Size, target_size: Size, count: int, device:
     return call
 
 
-def _conditions(network: FlexiUNet, count: int, device: torch.device) -> dict[str, Tensor]:
+def _conditions(network: Any, count: int, device: torch.device) -> dict[str, Tensor]:
     """What the network is told beside state and time."""
     given = {}
     if network.num_classes is not None:
         given["class_labels"] = torch.arange(count, device=device) % network.num_classes
     if network.condition_size is not None:
-        channels: int = network.config.in_channels  # pyright: ignore[reportAttributeAccessIssue]
-        given["condition"] = torch.zeros(count, channels, *network.condition_size, device=device)
+        given["condition"] = torch.zeros(count, network.in_channels, *network.condition_size, device=device)
     return given
 
 

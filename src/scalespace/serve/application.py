@@ -60,7 +60,7 @@ def application(pipeline: ScaleSpacePipeline, offer: Offer, line: Line) -> Starl
         offer: What it has to offer.
         line: The line that drawings wait in.
     """
-    channels = pipeline.unet.config["in_channels"]
+    channels = pipeline.unet.in_channels
 
     async def page(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)

@@ -124,7 +124,7 @@ class Offer:
                 "the model only enlarges the small pictures of another one, and a page has none; name a model that draws "
                 "from noise"
             )
-        channels = network.config["in_channels"]
+        channels = network.in_channels
         try:
             check_picture_channels(channels)
         except ValueError as error:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scalespace.diffusion.prediction import clean_image
+from scalespace.networks.network import ask, dtype_of
 from scalespace.pipelines.labels import ClassLabels
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -36,7 +38,7 @@ def check_pictures(pipeline: ScaleSpacePipeline, pictures: Tensor, size: tuple[i
     Raises:
         ValueError: If they are not of this shape, or hold numbers that are not finite.
     """
-    channels, (height, width) = pipeline.unet.config["in_channels"], size or pipeline.scheduler.image_size
+    channels, (height, width) = pipeline.unet.in_channels, size or pipeline.scheduler.image_size
     if pictures.dim() != 4 or tuple(pictures.shape[1:]) != (channels, height, width):
         raise ValueError(
             f"the pictures are a tensor of shape {tuple(pictures.shape)}; the model has pictures of shape "
@@ -103,9 +105,9 @@ class PipelineDenoiser:
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: int, s: int) -> Tensor:
         network, scheduler = self.pipeline.unet, self.pipeline.scheduler
+        process = scheduler.process
         time = torch.tensor(t - 1, device=x_t.device)
         labels = None if self.labels is None else self.labels.expand(len(x_t)).to(x_t.device)
-        output = network(x_t.to(network.dtype), time, scheduler.process.size(s), labels).sample.float()
-        x0_s = scheduler.prediction.x0(output, x_t, t, scheduler.process.degradation.operator(s, t))
-        bound = scheduler.config["clip_sample_range"] if scheduler.config["clip_sample"] else None
-        return x0_s if bound is None else x0_s.clamp(-bound, bound)
+        state = x_t.to(dtype_of(network))
+        output = ask(network, state, time, process.noise.log_snr_table[t], process.size(s), labels).float()
+        return clean_image(scheduler.prediction, output, x_t, t, process.degradation.operator(s, t), scheduler.limited)

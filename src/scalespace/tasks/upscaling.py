@@ -99,10 +99,10 @@ def upscale(
     """
     scheduler = own_scheduler(pipeline)
     size, low = (pictures.shape[-2], pictures.shape[-1]), small_sizes(pipeline)
-    if pictures.dim() != 4 or size not in low or pictures.shape[1] != pipeline.unet.config["in_channels"]:
+    if pictures.dim() != 4 or size not in low or pictures.shape[1] != pipeline.unet.in_channels:
         raise ValueError(
             f"the pictures are a tensor of shape {tuple(pictures.shape)}; the model enlarges shapes "
-            f"{' or '.join('(B, {}, {}, {})'.format(pipeline.unet.config['in_channels'], *one) for one in low)}"
+            f"{' or '.join('(B, {}, {}, {})'.format(pipeline.unet.in_channels, *one) for one in low)}"
         )
     small = check_pictures(pipeline, pictures, size)
     process = scheduler.process

@@ -38,9 +38,10 @@ from scalespace.data.images import ImageDataset
 from scalespace.data.left_out import counted
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.loss import x0_loss
+from scalespace.diffusion.prediction import clean_image
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
-from scalespace.networks.flexi_unet import FlexiUNet
+from scalespace.networks.network import ask
 from scalespace.operators.resize import Resize
 from scalespace.pipelines.folders.card import UNKNOWN, Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
@@ -75,7 +76,7 @@ class Trainer:
         config: Configuration of the run.
         accelerator: Device and precision.
         scheduler: Holds the process to train on.
-        network: The network with its initial weights.
+        network: A ``Network`` with its initial weights.
         processes: Processes that share every step.
     """
 
@@ -84,7 +85,7 @@ class Trainer:
         config: TrainConfig,
         accelerator: Accelerator,
         scheduler: ScaleSpaceScheduler,
-        network: FlexiUNet,
+        network: Any,
         processes: Processes,
     ):
         self.config = config
@@ -187,10 +188,10 @@ class Trainer:
             labels = labels.masked_fill((lots < self.config.label_dropout).to(device), no_class)
         condition = self._condition(x_0, batch.positions)
         with self.accelerator.autocast():
-            output = self.network(x_t, t.to(device) - 1, batch.group.target_size, labels, **condition).sample
-        M = self.process.degradation.operators(t - 1, t)
-        point = batch.group.last if batch.group.is_change else t
-        prediction = self.scheduler.prediction.x0(output.float(), x_t, point, M)
+            log_snr, size = self.process.noise.log_snr(t), batch.group.target_size
+            output = ask(self.network, x_t, t.to(device) - 1, log_snr, size, labels, **condition)
+        M, point = self.process.degradation.operators(t - 1, t), batch.group.last if batch.group.is_change else t
+        prediction = clean_image(self.scheduler.prediction, output.float(), x_t, point, M)
         weight = self.times.weight(batch.group) * self.weight(t)
         return x0_loss(prediction, x0_s, weight).sum() / len(whole)
 
@@ -363,7 +364,7 @@ class Trainer:
             pipeline.save_pretrained(path, facts=facts)
 
     @contextmanager
-    def averaged(self) -> Iterator[FlexiUNet]:
+    def averaged(self) -> Iterator[Any]:
         """The network with the averaged weights in it, inside the block only."""
         network = self._saved
         self.ema.store(network.parameters())

@@ -53,7 +53,7 @@ def run(words: list[str]) -> None:
         raise UserError(f"--resamplings is {given.resamplings} and --jump {given.jump}; give at least 0 and at least 1")
     if not is_file(given.picture):
         raise UserError(f"{given.picture} is no picture file; give one, and a mask for it")
-    picture = open_given([given.picture], [size], pipeline.unet.config.in_channels)
+    picture = open_given([given.picture], [size], pipeline.unet.in_channels)
     known = open_mask(given.mask, size)
     files = draw_into(
         Path(given.output),

@@ -47,7 +47,7 @@ def run(words: list[str]) -> None:
             raise UserError(f"{name} is no picture file; give two, to go from one to the other")
     if given.repetitions < 1:
         raise UserError(f"--repetitions is {given.repetitions}; give at least 1")
-    ends = open_given([given.first, given.second], [pipeline.scheduler.image_size], pipeline.unet.config.in_channels)
+    ends = open_given([given.first, given.second], [pipeline.scheduler.image_size], pipeline.unet.in_channels)
     way = write_way(
         Path(given.output),
         ends,

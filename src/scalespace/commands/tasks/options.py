@@ -63,7 +63,7 @@ class ModelOptions:
         ),
         "class_label": (
             Need(
-                lambda given: given.pipeline.unet.config.num_classes is not None,
+                lambda given: given.pipeline.unet.num_classes is not None,
                 "on a model without classes",
                 "name a model trained with --network.num-classes",
             ),

@@ -43,7 +43,7 @@ def run(words: list[str]) -> None:
         sizes = small_sizes(pipeline)
     except ValueError as error:
         raise UserError(cause(error)) from error
-    pictures = open_given(given.pictures, sizes, pipeline.unet.config.in_channels, not given.quiet)
+    pictures = open_given(given.pictures, sizes, pipeline.unet.in_channels, not given.quiet)
     difference = Difference()
     files = draw_into(
         Path(given.output),

@@ -44,7 +44,7 @@ def run(words: list[str]) -> None:
     except ValueError as error:
         raise UserError(f"--{cause(error)}") from error
     size = process.size(0)
-    pictures = open_given(given.pictures, [size], pipeline.unet.config.in_channels, not given.quiet)
+    pictures = open_given(given.pictures, [size], pipeline.unet.in_channels, not given.quiet)
     files = draw_into(
         Path(given.output),
         pictures,

@@ -94,7 +94,7 @@ class HeldOut:
         sampling = Sampling(self.images, steps, seed, together, device=model.device)
         options = Options(metrics=self.metrics, intervals=False, seed=seed, sampling=sampling)
         measure = _Measure(self.data, options, self.features)
-        channels = model.unet.config["in_channels"]
+        channels = model.unet.in_channels
         processes.first(lambda: measure.open(scheduler.image_size, channels, progress))
         return measure
 

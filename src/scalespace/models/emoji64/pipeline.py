@@ -1,1 +1,1 @@
-from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
+from scalespace import FlexiUNet, PretrainedUNet, ScaleSpacePipeline, ScaleSpaceScheduler

@@ -15,14 +15,16 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-__all__ = ["CODE", "CODE_FILE", "PACKAGE", "PIPELINE", "register_with_diffusers"]
+__all__ = ["CODE", "CODE_FILE", "NETWORKS", "PACKAGE", "PIPELINE", "register_with_diffusers"]
 
 PACKAGE = "scalespace"
 PIPELINE = "ScaleSpacePipeline"
 """Name of the class of saved pipelines."""
 CODE_FILE = "pipeline"
 """Name of the file of code in a saved folder, without its ending."""
-CODE = f"from {PACKAGE} import FlexiUNet, {PIPELINE}, ScaleSpaceScheduler\n"
+NETWORKS = ("FlexiUNet", "PretrainedUNet")
+"""Names of the classes of networks in saved pipelines."""
+CODE = f"from {PACKAGE} import {', '.join(NETWORKS)}, {PIPELINE}, ScaleSpaceScheduler\n"
 """What is in that file, and in one for each part: the names of installed classes."""
 
 _HOME = "diffusers.pipelines.pipeline_utils"  # of DiffusionPipeline

@@ -57,11 +57,17 @@ class SavedPipeline(DiffusionPipeline):
             **options: Options of ``push_to_hub``; without a repo_id it is the name of the folder.
 
         Raises:
-            UserError: If weights were to be pickled, or the variant has an odd name.
+            UserError: If weights were to be pickled, the variant has an odd name, or the network is of a class of your own.
         """
         if not safe_serialization:
             raise UserError(
                 "weights are saved as safetensors alone, since a pickle can run any code; leave that option out"
+            )
+        module, network = self.config["unet"]
+        if module != PACKAGE:
+            raise UserError(
+                f"a pipeline with a network of your own ({network}) cannot be saved, since no other program would find "
+                "its class; save its weights, and build network and pipeline again"
             )
         if variant is not None and VARIANT.fullmatch(variant) is None:
             raise UserError(f'variant "{variant}" is no name of weights; give letters and digits, for example fp16')

@@ -49,6 +49,11 @@ def start_from(
         source, file = opened(path_of(path), say, progress)
         with reading(file, "restore it from a copy"):
             digest = checksum(file)
+        if not isinstance(source.unet, FlexiUNet):
+            raise UserError(
+                f"the weights of --init-from {path} are those of a {type(source.unet).__name__}, which training cannot go on "
+                "with; give a model that scalespace trained, or leave --init-from out"
+            )
         try:
             transfer = take_weights(network, source.unet)
         except ValueError as error:

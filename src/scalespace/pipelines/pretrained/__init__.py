@@ -1,0 +1,1 @@
+"""Models of diffusers, pretrained at one resolution, in the place of a network."""
