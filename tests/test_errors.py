@@ -17,7 +17,9 @@ from scalespace.files import why
 SOURCE = Path(scalespace.__file__).parent
 QUOTING = {
     *("cause", "reason", "why", "_no_process", "_unreadable", "unreadable", "isinstance"),
-    *("memory_ran_out", "_unexpected"),
+    *("memory_ran_out", "_unexpected", "_refusal", "_is_ours"),
+    # Of a socket, without what is added to it; and of code of the user's own, who wants to know what it said.
+    *("_why", "_failed"),
 }
 """Functions that may be given another error; those that make text of it end in ``cause``."""
 
@@ -89,7 +91,7 @@ def test_errors_are_quoted_through_cause_alone(file):
             elif isinstance(node, ast.Assign):
                 # Kept to be raised from, outside of the handler.
                 allowed.add(node.value)
-            elif isinstance(node, ast.Attribute) and node.attr in ("strerror", "errno", "filename"):
+            elif isinstance(node, ast.Attribute) and node.attr in ("strerror", "errno", "filename", "name", "lines"):
                 allowed.add(node.value)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 of_users = isinstance(handler.type, ast.Name) and handler.type.id in ("UserError", "Stopped")

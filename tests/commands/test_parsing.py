@@ -29,6 +29,7 @@ REQUIRED: dict[str, list[str]] = {
     "interpolate": ["nothing", "nothing", "--output", "new"],
     "average": ["nothing", "--output", "new"],
     "convert": ["nothing", "new"],
+    "accelerate": ["nothing", "--levels", "1", "--output", "new"],
 }
 
 

@@ -45,8 +45,7 @@ _PRINT = "--tyro-print-completion"
 
 def _subcommand(name: str, line: str) -> Any:
     arguments_class = import_module(module_of(name)).Arguments
-    names = {field.name for field in dataclasses.fields(arguments_class)}
-    if "preset" not in names:
+    if not issubclass(arguments_class, ModelConfig):
         return Annotated[arguments_class, tyro.conf.subcommand(name, description=line)]
     # The options below --preset have no defaults but those of a preset.
     start = {"preset": "tiny", **fields(ModelConfig, preset("tiny"))}

@@ -12,7 +12,7 @@ import tyro
 
 from scalespace.commands.parsing import read, say
 from scalespace.effects import Need, Needs
-from scalespace.errors import UserError
+from scalespace.errors import UserError, cause
 from scalespace.files import OutputPath, write_directory
 from scalespace.reading import path_of
 from scalespace.training.configuration import PRESETS, ModelConfig, preset
@@ -92,7 +92,7 @@ def _to_model(given: Arguments) -> dict[str, Any]:
         pipeline = load_released(released, build_scheduler(replace(model, released_quirks=True)))
     except LayoutError as error:
         say("\n".join(error.lines()), error=True)
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {cause(error)}") from error
     notes = [*released.notes, *_differences(given, path, name, model, pipeline.unet.config)]
     write_directory(output, lambda folder: pipeline.save_pretrained(folder, facts=released.facts()))
     return {

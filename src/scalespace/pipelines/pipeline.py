@@ -14,11 +14,13 @@ from torch import Tensor
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.degradations.own import is_own
+from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.network import Network, OwnTime, dtype_of, lacking
 from scalespace.pipelines.folders.registration import PACKAGE
 from scalespace.pipelines.folders.writing import SavedPipeline
 from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.labels import ClassLabels, class_numbers, number_of_name
+from scalespace.pipelines.pretrained.unet import PretrainedUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 __all__ = ["ScaleSpacePipeline", "check_picture_channels"]
@@ -57,7 +59,11 @@ class ScaleSpacePipeline(SavedPipeline):
     _interrupt = False
 
     def __init__(
-        self, unet: torch.nn.Module, scheduler: ScaleSpaceScheduler, id2label: Mapping[int | str, str] | None = None
+        self,
+        # diffusers makes a pipeline of another one by these names.
+        unet: FlexiUNet | PretrainedUNet | torch.nn.Module,
+        scheduler: ScaleSpaceScheduler,
+        id2label: Mapping[int | str, str] | None = None,
     ) -> None:
         super().__init__()
         # They are saved in this order, and a scheduler that cannot be saved is refused before weights are written.

@@ -46,12 +46,12 @@ class ProcessConfig:
     """Number of resolutions, each half of the one before. One level is DDPM."""
     timesteps: int = 1000
     """Number T of noise levels. The clean picture, at t = 0, is not counted."""
-    noise: Literal["linear", "cosine"] = "linear"
-    """Noise schedule of DDPM, with linear betas or the cosine schedule."""
+    noise: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    """Noise schedule: DDPM's linear betas, betas with linear square roots, or the cosine schedule."""
     beta_start: float = 1e-4
-    """First beta of the linear noise schedule."""
+    """First beta of the linear noise schedules."""
     beta_end: float = 2e-2
-    """Last beta of the linear noise schedule."""
+    """Last beta of the linear noise schedules."""
     resolution: Literal["convex", "equal", "sigmoid", "tanh", "auto"] = "convex"
     """Resolution schedule: convex, equal, sigmoid and tanh are the paper's; auto is read off the spectrum of the data."""
     gamma: float = 0.5

@@ -20,7 +20,7 @@ _NO_SIZES = Need(
     "leave --process.sizes out",
 )
 _LINEAR = Need(
-    lambda given: given.process.noise == "linear",
+    lambda given: given.process.noise != "cosine",
     "with --process.noise {process.noise}, which has no betas to choose",
     "give --process.noise linear",
 )
