@@ -124,6 +124,10 @@ REFUSED = [
     ("upscale small/a.png --steps 1", "1 sampling steps"),
     ("upscale small/a.png --seed -1", "seed -1 is not between 0 and"),
     ("upscale small/a.png --class-label 0", "--class-label has no effect on a model without classes"),
+    (
+        "upscale small/a.png --trust-model",
+        "--trust-model has no effect on a model whose degradation is one of this package",
+    ),
     ("upscale small/a.png --revision v1", "--revision has no effect on a model in a folder"),
     ("vary small/a.png", "a.png has 4x4 pixels (height by width), and 8x8 is taken"),
     ("vary cut.png", "cut.png cannot be decoded ("),

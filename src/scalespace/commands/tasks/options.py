@@ -53,9 +53,9 @@ class ModelOptions:
     needs: ClassVar[Needs] = {
         "trust_model": (
             Need(
-                lambda given: given.model is not None,
-                "on the model of the package",
-                "name a model with a degradation of your own",
+                lambda given: ":" in given.pipeline.scheduler.config["degradation"],
+                "on a model whose degradation is one of this package",
+                "name a model with one of your own",
             ),
         ),
         "revision": (
