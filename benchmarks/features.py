@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from scalespace.metrics.features import BuiltInFeatures, FeatureExtractor, extra
 from scalespace.metrics.frechet_distance import frechet
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.resampling import Measurement
-from scalespace.reports.provenance import provenance
+from scalespace.reports.provenance import provenance, typed
 from scalespace.reports.table import Cell, Column, Table
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -199,7 +198,7 @@ def sides(arguments: argparse.Namespace) -> Table:
 
 
 def table(arguments: argparse.Namespace, title: str, columns: list[Column], rows: object) -> Table:
-    command = f"python -m benchmarks.features {shlex.join(arguments.words)}"
+    command = typed("python -m benchmarks.features", sys.argv[1:], folders=False)
     rows = tuple(tuple(row) for row in rows)  # pyright: ignore
     return Table(arguments.command, title, tuple(columns), rows, (), provenance(command, arguments.seed))
 
@@ -218,7 +217,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments = parser.parse_args()
-    arguments.words = [Path(word).name if Path(word).is_file() else word for word in sys.argv[1:]]
     print(COMMANDS[arguments.command](arguments).as_markdown())
 
 

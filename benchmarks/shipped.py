@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from scalespace.metrics.features import extract
 from scalespace.pipelines.pictures import picture_grid
 from scalespace.pipelines.sampling import draw, sample_to_folder
 from scalespace.pipelines.shipped import HELDOUT, SHIPPED, load_shipped
-from scalespace.reports.provenance import provenance
+from scalespace.reports.provenance import provenance, typed
 from scalespace.training.models import averaged_model
 
 DOCS = Path(__file__).parents[1] / "docs/results"
@@ -190,8 +189,7 @@ def main() -> None:
     others[0].add_argument("--count", type=int, default=357, help="pictures to draw")
     given = parser.parse_args()
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() and given.part != "make" else {}
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    source = provenance(f"python -m benchmarks.shipped {shlex.join(words)}", given.seed)
+    source = provenance(typed("python -m benchmarks.shipped", sys.argv[1:], folders=False), given.seed)
     if given.part == "make":
         figures["made"] = make(given) | {"commit": source.commit}
     elif given.part == "measure":

@@ -13,7 +13,6 @@ of pictures, to docs/results.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from scalespace.metrics.features import extract
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.picture_distances import spectrum_distance
 from scalespace.pipelines.pictures import image_generators, to_uint8
-from scalespace.reports.provenance import provenance
+from scalespace.reports.provenance import provenance, typed
 from scalespace.reports.table import Column, Table
 from scalespace.tasks.inversion import inverted, redrawn
 from scalespace.tasks.upscaling import brought_down
@@ -224,8 +223,7 @@ def main() -> None:
             part.add_argument("--heldout", type=Path, required=True)
             part.add_argument("--steps", type=int, default=steps)
     given = parser.parse_args()
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    source = provenance(f"python -m benchmarks.tasks {shlex.join(words)}", given.seed)
+    source = provenance(typed("python -m benchmarks.tasks", sys.argv[1:], folders=False), given.seed)
     measure, title = PARTS[given.part]
     columns, rows, notes = measure(given)
     table = Table(f"tasks-{given.part}", title, columns, tuple(rows), notes, source)

@@ -176,10 +176,64 @@ def test_a_run_is_trained_by_name_and_its_model_is_drawn_from_where_it_is_truste
     assert "is not imported" in cli_error(capsys, words)
 
 
-def test_trust_of_what_needs_none_has_no_effect(tmp_path, capsys):
-    small_pipeline().save_pretrained(tmp_path / "model")
-    words = ["sample", str(tmp_path / "model"), "--output", str(tmp_path / "drawn"), "--trust-model"]
-    assert "--trust-model has no effect on a model whose degradation is one of this package" in cli_error(capsys, words)
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        *(("sample", kind) for kind in ("model", "run", "checkpoint", "shipped")),
+        *((command, "shipped") for command in ("serve", "upscale")),
+        *((command, "model") for command in ("serve", "upscale", "evaluate", "train")),
+        ("average", "run"),
+    ],
+)
+def test_trust_of_what_needs_none_has_no_effect(command, kind, here, capsys):
+    named = {"shipped": []}.get(kind, [str(here / kind)])
+    output = ["--output", str(here / "new")]
+    words = {
+        "sample": ["sample", *named, *output],
+        "serve": ["serve", *named],
+        "evaluate": ["evaluate", *named, "synthetic:shapes:8"],
+        "average": ["average", *named, *output],
+        "train": train_words(here / "new", "--init-from", *named),
+        "upscale": ["upscale", "small.png", *(["--model", *named] if named else []), *output],
+    }[command]
+    told = cli_error(capsys, [*words, "--trust-model"])
+    assert "--trust-model has no effect on a model whose degradation is one of this package" in told
+    assert not (here / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A model, a run without one, and its checkpoint, as far as their degradation is told."""
+    folder = tmp_path_factory.mktemp("known")
+    small_pipeline().save_pretrained(folder / "model")
+    run = {"process": {"degradation": "pyramid"}}
+    for name, content in (("run/run.json", run), ("checkpoint/manifest.json", {"run": run})):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(json.dumps(content))
+    (folder / "checkpoint" / "ema.safetensors").touch()
+    return folder
+
+
+def test_a_run_starts_from_a_model_with_its_own_degradation_where_it_is_trusted(module, tmp_path, capsys):
+    folder = _saved(tmp_path / "model")
+    ran = _forgotten(module)
+    words = train_words(tmp_path / "run", "--init-from", str(folder))
+    assert "is not imported" in cli_error(capsys, words)
+    assert "--trust-model has no effect without --init-from" in cli_error(
+        capsys, train_words(tmp_path / "run", "--trust-model")
+    )
+    assert not ran.exists()
+    main([*words, "--trust-model"])
+    assert "starts from" in capsys.readouterr().out
+    assert ran.read_text() == "again "
+
+
+def test_what_cannot_be_converted_need_not_be_trusted(module, tmp_path, capsys):
+    folder = _saved(tmp_path / "model")
+    ran = _forgotten(module)
+    told = cli_error(capsys, ["convert", str(folder), str(tmp_path / "file.pt"), "--to", "released"])
+    assert "the released code cannot run this model (its process is not one of the paper's)" in told
+    assert not ran.exists()
 
 
 def test_a_module_in_the_current_folder_is_found_last(module, tmp_path, monkeypatch):

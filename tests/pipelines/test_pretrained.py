@@ -83,6 +83,62 @@ def test_with_one_level_a_model_samples_as_in_diffusers(stock, tmp_path, sampler
     assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-5)
 
 
+# Noise that no name tells: growing betas, and no signal at the last timestep.
+BETAS = torch.linspace(0.02, 0.1, 1000).square().tolist()
+OWN_NOISE = {
+    "betas": {"trained_betas": BETAS, "prediction_type": "epsilon"},
+    "zero": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    "both": {"trained_betas": BETAS, "rescale_betas_zero_snr": True, "prediction_type": "sample"},
+}
+
+
+@pytest.mark.parametrize(("sampler", "kind"), list(product(("ddpm", "ddim"), OWN_NOISE)))
+def test_with_noise_of_its_own_a_model_samples_as_in_diffusers(stock, tmp_path, sampler, kind):
+    noise = OWN_NOISE[kind]
+    theirs = stock_pipeline(sampler, **noise)
+    ours = _one_level(_edited(stock[sampler], tmp_path, SCHEDULER, **noise))
+    options = {} if sampler == "ddpm" else {"use_clipped_model_output": True}
+    draw = {"num_inference_steps": 5, "output_type": "np"}
+    expected = theirs(2, generator=_generator(), **draw, **options).images
+    timesteps = theirs.scheduler.timesteps.tolist()
+    found = ours(2, generator=_generator(), timesteps=timesteps, output_type="np").images
+    assert expected.std() > 0.05
+    assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-5)
+    other = _one_level(_edited(stock[sampler], tmp_path / "other", SCHEDULER, prediction_type=noise["prediction_type"]))
+    plain = other(2, generator=_generator(), timesteps=timesteps, output_type="np").images
+    assert abs(plain - expected).max() > 1e-3
+
+    ours.save_pretrained(tmp_path / "saved")
+    again = load_pipeline(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(again.unet.noise.log_snr_table, ours.unet.noise.log_snr_table)
+    assert (again(2, generator=_generator(), timesteps=timesteps, output_type="np").images == found).all()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_the_step_from_noise_alone_is_that_of_diffusers_but_for_the_signal_that_is_left(stock, tmp_path, sampler):
+    noise = {**OWN_NOISE["zero"], "timestep_spacing": "trailing"}
+    theirs = stock_pipeline(sampler, **noise)
+    ours = _one_level(_edited(stock[sampler], tmp_path, SCHEDULER, **noise))
+    theirs.scheduler.set_timesteps(5)
+    timesteps = theirs.scheduler.timesteps.tolist()
+    assert timesteps[0] == 999
+    ours.scheduler.set_timesteps(timesteps=timesteps)
+    x_t = torch.randn(2, 3, SIZE, SIZE, generator=_generator())
+    with torch.no_grad():
+        output = theirs.unet(x_t, 999).sample
+    options = {} if sampler == "ddpm" else {"use_clipped_model_output": True}
+    expected = theirs.scheduler.step(output, 999, x_t, generator=_generator(), **options)
+    found = ours.scheduler.step(output, 999, x_t, _generator())
+    # alpha is 2^-12 here and 0 there. So is what is left of x_t: alpha in x_0, which lies in [-1, 1], and alpha / alpha_s in
+    # the mean of the posterior.
+    c = 2**-12 / ours.scheduler.process.noise.alpha(timesteps[1] + 1)
+    for name, share in (("pred_original_sample", 2**-12), ("prev_sample", c)):
+        apart = (getattr(found, name) - getattr(expected, name)).abs()
+        assert (apart <= share * (x_t.abs() + 1) + 1e-5).all()
+        assert apart.max() > 1e-4
+
+
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_with_one_level_and_no_clipping_every_state_is_that_of_diffusers(tmp_path, sampler):
     theirs = stock_pipeline(sampler, {"num_class_embeds": 3}, clip_sample=False)
@@ -265,14 +321,23 @@ def test_the_files_of_both_parts_may_lie_in_one_folder_or_without_an_index(folde
             'beta_schedule "sigmoid" is unknown; use one of linear, scaled_linear',
         ),
         (SCHEDULER, {"beta_end": "much"}, "has no noise schedule that is known"),
-        (SCHEDULER, {"trained_betas": [0.1]}, "has betas of its own"),
-        (SCHEDULER, {"rescale_betas_zero_snr": True}, "rescaled to an SNR of zero"),
+        (SCHEDULER, {"trained_betas": [0.1]}, "1 trained_betas are not one for each of 1000 timesteps"),
+        (SCHEDULER, {"trained_betas": [2.0]}, "beta 1 is 2.0; every beta adds noise"),
+        (SCHEDULER, {"trained_betas": "many"}, "has no noise schedule that is known"),
+        (SCHEDULER, {"rescale_betas_zero_snr": True}, 'prediction_type "epsilon" tells nothing of the picture where'),
     ],
 )
 def test_another_kind_of_folder_is_one_sentence(folder, tmp_path, name, changes, words):
     copy = _edited(folder, tmp_path, name, **changes)
+    sizes = ((SIZE, SIZE),) if "sample_size" not in changes else ((15, 15),)
+
+    def taken() -> None:
+        source = read_pretrained(copy)
+        source.network(sizes)
+        source.scheduler(sizes, ())
+
     with pytest.raises(UserError, match=words) as error:
-        read_pretrained(copy).network(((SIZE, SIZE),) if "sample_size" not in changes else ((15, 15),))
+        taken()
     assert "\n" not in str(error.value)
 
 

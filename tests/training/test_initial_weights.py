@@ -112,7 +112,7 @@ def test_what_is_left_out_is_said_in_one_line(source, tmp_path, capsys):
 def test_processes_start_from_the_same_weights(source, tmp_path):
     words = ("--init-from", str(source.path), "--learning-rate", "1e-30", "--mixed-precision", "no", "--seed", "5")
     # Only the first finds the model.
-    harm = "if rank == 1:\n import scalespace.training.start.initial_weights as module\n module.opened = lambda *_: 1 / 0\n"
+    harm = "if rank == 1:\n import scalespace.training.start.initial_weights as own\n own.opened = lambda *_, **__: 1 / 0\n"
     ended = run_group(2, train_words(tmp_path / "run", *words), tmp_path / "prints", harm)
     assert [process.code for process in ended] == [0, 0], ended
     assert ended[0].out.count("starts from") == 1

@@ -11,6 +11,8 @@ from tests.training.test_loop import trainer
 
 from scalespace.data.batches import BatchOrder
 from scalespace.data.images import open_images
+from scalespace.training import build
+from scalespace.training.build import build_batches, build_scheduler, build_times
 from scalespace.training.level_sampling import LevelBatches, batch_sizes, gradient_variance, parts, share
 from scalespace.training.loop import train
 
@@ -41,6 +43,30 @@ def test_rules_keep_constant_what_they_say():
     assert costs == pytest.approx([costs[0]] * 3, rel=1e-3)
     memory = [b * m for b, m in zip(sizes("constant-memory"), ACTIVATIONS, strict=True)]
     assert memory == pytest.approx([memory[0]] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["natural", "constant-compute", "constant-memory"])
+def test_a_run_counts_what_its_rule_needs_and_no_more(rule, tmp_path, monkeypatch):
+    config = small_config(tmp_path, level_sampling=rule, batch_size=600)
+    process = build_scheduler(config).process
+    times = build_times(config, process)
+    counted = []
+    for name, of_small, of_large in (("path_gflops", 2.0, 8.0), ("path_activations", 1.0, 5.0)):
+
+        def count(network, size, target_size, name=name, cost=(of_small, of_large)):
+            counted.append(name)
+            return cost[size == (8, 8)]
+
+        monkeypatch.setattr(build, name, count)
+    batches = build_batches(config, process, times).sizes(0)
+    assert len(times.groups) == 3
+    needed = {"natural": [], "constant-compute": ["path_gflops"]}.get(rule, ["path_gflops", "path_activations"])
+    assert counted == [name for name in needed for _ in range(3)]
+    # The path at the full resolution is the first, and the change the second.
+    ratio = {"natural": 1, "constant-compute": 4, "constant-memory": 5}[rule]
+    assert batches[1] == batches[2] == pytest.approx(ratio * batches[0], rel=0.01)
+    if rule == "natural":
+        assert batches == (600, 600, 600)
 
 
 def test_no_other_batches_of_the_same_compute_have_less_variance():

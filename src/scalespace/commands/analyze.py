@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -53,11 +52,11 @@ def run(words: list[str]) -> None:
     """
     given = read_with_preset(Arguments, words, run, data=tyro.MISSING)
     from scalespace.planning.analysis import analyze_pictures
-    from scalespace.reports.provenance import provenance
+    from scalespace.reports.provenance import provenance, typed
 
     model = part(ModelConfig, given)
     analysis = analyze_pictures(model, given.data, not given.quiet, lambda lines: tell(lines, given.json))
-    source = provenance(f"scalespace analyze {shlex.join(words)}")
+    source = provenance(typed("scalespace analyze", words))
     say(json.dumps(analysis.as_dict(source)) if given.json else analysis.as_text())
     if given.output is not None:
         from scalespace.planning.information_plot import write_analysis

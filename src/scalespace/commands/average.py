@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
+from scalespace.commands.options.loading import trusted
 from scalespace.commands.parsing import read, say
 from scalespace.data.left_out import counted
-from scalespace.effects import Need, Needs
+from scalespace.effects import Needs
 from scalespace.files import OutputPath, write_directory
 from scalespace.reading import path_of
 
@@ -32,22 +32,7 @@ class Arguments:
     trust_model: bool = False
     """Import the module of a degradation that the run names, which runs it: know where run and module are from."""
 
-    needs: ClassVar[Needs] = {
-        "trust_model": (
-            Need(
-                lambda given: ":" in given.averaged[0].scheduler.config["degradation"],
-                "on a run whose degradation is one of this package",
-                "name a run with one of your own",
-            ),
-        ),
-    }
-
-    @cached_property
-    def averaged(self) -> Any:
-        """The model, its step, and the number of snapshots."""
-        from scalespace.training.models import averaged_model
-
-        return averaged_model(path_of(self.trained), self.width, self.step, self.trust_model)
+    needs: ClassVar[Needs] = {"trust_model": (trusted(lambda given: (given.trained,)),)}
 
 
 def run(words: list[str]) -> None:
@@ -58,8 +43,10 @@ def run(words: list[str]) -> None:
     example: scalespace average runs/photos --width 0.05 --output runs/photos/narrow
     """
     given = read(Arguments, words, run)
+    from scalespace.training.models import averaged_model
+
     output = path_of(given.output)
-    pipeline, step, snapshots = given.averaged
+    pipeline, step, snapshots = averaged_model(path_of(given.trained), given.width, given.step, given.trust_model)
     write_directory(output, pipeline.save_pretrained)
     say(
         f"model   {output}, the average of width {given.width:g} at step {step:,} from {counted(snapshots, 'snapshot')}"

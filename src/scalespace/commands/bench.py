@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -83,7 +82,7 @@ def run(words: list[str]) -> None:
             "scalespace plan --data prints as --process.change-points"
         )
     from scalespace.planning.timing import measure_sampling, measure_training
-    from scalespace.reports.provenance import provenance
+    from scalespace.reports.provenance import provenance, typed
     from scalespace.training.start.precision import with_precision
 
     model = part(ModelConfig, given)
@@ -102,5 +101,5 @@ def run(words: list[str]) -> None:
     else:
         device = device_named(given.device)
         speed = measure_sampling(model, given.batch_size, given.steps, device, given.seconds, not given.quiet)
-    source = provenance(f"scalespace bench {shlex.join(words)}", 0)
+    source = provenance(typed("scalespace bench", words), 0)
     say(json.dumps(speed.as_dict() | {"source": source.as_dict()}, indent=2) if given.json else speed.as_text())

@@ -105,11 +105,13 @@ def _to_model(given: Arguments) -> dict[str, Any]:
 
 
 def _to_released(given: Arguments) -> dict[str, Any]:
-    from scalespace.pipelines.released_files import save_released, write_released
-    from scalespace.training.models import open_model
+    from scalespace.pipelines.released_files import check_degradation, save_released, write_released
+    from scalespace.training.models import degradation_named, open_model
 
-    output = path_of(given.output)
-    pipeline = open_model(path_of(given.source), lambda line: say(line, error=given.json), not given.quiet)
+    source, output = path_of(given.source), path_of(given.output)
+    # Before it is loaded, since the module of a degradation that cannot be converted need not be trusted.
+    check_degradation(degradation_named(source))
+    pipeline = open_model(source, lambda line: say(line, error=given.json), not given.quiet)
     content, step = save_released(pipeline)
     write_released(content, output)
     return {

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, dtype_named, fields, metrics_named, on_hub, read, say
+from scalespace.commands.options.loading import Loading
+from scalespace.commands.parsing import device_named, dtype_named, fields, metrics_named, read, say
 from scalespace.effects import Need, Needs
 from scalespace.files import OutputFile
 from scalespace.launch import launched
-from scalespace.training.configuration import DtypeName, SolverName, SpacingName
+from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -78,8 +78,8 @@ _FILE = Need(_runs_file, "without a file of an extractor", "give a TorchScript f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """The options of the command."""
+class _Measuring:
+    """What is compared, and how."""
 
     generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
     """Folder or zip of pictures, statistics (.npz), or a model (RUN/model, or OWNER/NAME on the Hub) to draw from."""
@@ -115,14 +115,6 @@ class Arguments:
     """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     spacing: SpacingName | None = None
     """Steps equal in time (linspace, trailing), or in log-SNR. None takes the model's own."""
-    variant: str | None = None
-    """Name of the weights to take of a model that has several, for example fp16. None takes those without a name."""
-    revision: str | None = None
-    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
-    trust_model: bool = False
-    """Import the module of a degradation that a model names, which runs it: know where model and module are from."""
-    dtype: DtypeName = "float32"
-    """Number format of the network of a model. States stay in float32."""
     batch_size: int = 16
     """Number of pictures drawn together."""
     seed: int = 0
@@ -131,12 +123,11 @@ class Arguments:
     """File (.npz) for the statistics of the reference, which can be given in its place the next time."""
     save_features: bool = False
     """Only with --save-statistics: keep the features of all pictures too, which kid and prdc need."""
-    device: str = "auto"
-    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
-    json: bool = False
-    """Print JSON instead of text."""
-    quiet: bool = False
-    """Show no progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Loading, _Measuring):
+    """The options of the command."""
 
     needs: ClassVar[Needs] = {
         "inception_weights": (_NETWORK,),
@@ -171,15 +162,8 @@ class Arguments:
         "eta": (_MODEL,),
         "spacing": (_MODEL,),
         "variant": (_MODEL,),
-        "revision": (
-            _MODEL,
-            Need(
-                lambda given: on_hub(given.generated) or on_hub(given.reference),
-                "on a model in a folder",
-                "name one on the Hugging Face Hub",
-            ),
-        ),
-        "trust_model": (_MODEL,),
+        "revision": (_MODEL, *Loading.needs["revision"]),
+        "trust_model": (_MODEL, *Loading.needs["trust_model"]),
         "dtype": (_MODEL,),
         "batch_size": (_MODEL,),
         "seed": (Need(_draws_lots, "where nothing is random", "measure kid or swd"),),
@@ -192,6 +176,10 @@ class Arguments:
             ),
         ),
     }
+
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        return tuple(side for side in (self.generated, self.reference) if _draws(side))
 
 
 def run(words: list[str]) -> None:
@@ -207,7 +195,7 @@ def run(words: list[str]) -> None:
     from scalespace.metrics.drawing import Sampling
     from scalespace.metrics.evaluate import Options, evaluate
     from scalespace.metrics.statistics import write_statistics
-    from scalespace.reports.provenance import provenance
+    from scalespace.reports.provenance import provenance, typed
 
     sampling = Sampling(
         **fields(Sampling, given) | {"device": device_named(given.device), "dtype": dtype_named(given.dtype)}
@@ -217,7 +205,7 @@ def run(words: list[str]) -> None:
     found = evaluate(given.generated, given.reference, options, not given.quiet)
     if launched()[0] > 0:
         return
-    source = provenance(f"scalespace evaluate {shlex.join(words)}", given.seed)
+    source = provenance(typed("scalespace evaluate", words), given.seed)
     # First what was found, so that it is not lost where the file cannot be written.
     say(json.dumps(found.as_dict() | {"source": source.as_dict()}) if given.json else found.as_text())
     if found.statistics is not None:

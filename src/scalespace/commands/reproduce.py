@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -69,8 +68,8 @@ def run(words: list[str]) -> None:
     """
     given = read(Arguments, words, run)
     from scalespace.paper.reproduce import reproduce
-    from scalespace.reports.provenance import provenance
+    from scalespace.reports.provenance import provenance, typed
 
-    source = provenance(f"scalespace reproduce {shlex.join(words)}")
+    source = provenance(typed("scalespace reproduce", words))
     table = reproduce(given.table, given, source, device=device_named(given.device), progress=not given.quiet)
     say(table.as_json() if given.json else table.as_markdown())

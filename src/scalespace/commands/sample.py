@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.parsing import device_named, dtype_named, on_hub, read, say
+from scalespace.commands.options.loading import Loading
+from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
 from scalespace.processes import join
-from scalespace.reading import path_of
-from scalespace.training.configuration import DtypeName, SolverName, SpacingName
+from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -27,8 +26,8 @@ _GUIDED = Need(lambda given: given.guidance_scale != 1, "without guidance", "giv
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """The options of the command."""
+class _Drawing:
+    """What is drawn, and how."""
 
     model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
     """Folder of a model, run or checkpoint, or OWNER/NAME on the Hugging Face Hub. None takes the model of the package."""
@@ -64,36 +63,14 @@ class Arguments:
     """Only with --guidance-scale: a worse model to guide away from, smaller or earlier, of the same resolutions and noise."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
-    variant: str | None = None
-    """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
-    revision: str | None = None
-    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
-    trust_model: bool = False
-    """Import the module of a degradation that the model names, which runs it: know where model and module are from."""
-    dtype: DtypeName = "float32"
-    """Number format of the networks. States stay in float32."""
-    device: str = "auto"
-    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
-    json: bool = False
-    """Print JSON instead of text."""
-    quiet: bool = False
-    """Show no progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Loading, _Drawing):
+    """The options of the command."""
 
     needs: ClassVar[Needs] = {
-        "revision": (
-            Need(
-                lambda given: any(map(on_hub, (given.model, given.upsample, given.guidance_model))),
-                "on a model in a folder",
-                "name one on the Hugging Face Hub",
-            ),
-        ),
-        "trust_model": (
-            Need(
-                lambda given: any(":" in model.scheduler.config["degradation"] for model in given.models),
-                "on a model whose degradation is one of this package",
-                "name a model with one of your own",
-            ),
-        ),
+        **Loading.needs,
         "eta": (
             Need(
                 lambda given: "ddim" in (given.solver or model.scheduler.config.solver for model in given.models),
@@ -127,39 +104,22 @@ class Arguments:
         ),
     }
 
-    @cached_property
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        return (self.model, *(name for name in (self.upsample, self.guidance_model) if name is not None))
+
+    @property
     def models(self) -> tuple[Any, ...]:
         """The pipeline that draws and, where there is one, that which enlarges what it has drawn."""
-        from scalespace.pipelines.shipped import load_shipped
-
-        loading = {"variant": self.variant, "dtype": dtype_named(self.dtype)}
-        first = load_shipped(**loading) if self.model is None else self._opened(self.model)
-        return (first,) if self.upsample is None else (first, self._opened(self.upsample))
+        return self.loaded[: 1 if self.upsample is None else 2]
 
     def guidance(self) -> dict[str, Any]:
         """How the model that draws is guided, as arguments of its call."""
-        worse = None if self.guidance_model is None else self._opened(self.guidance_model)
         return {
             "guidance_scale": self.guidance_scale,
             "guidance_interval": self.guidance_interval,
-            "guidance_model": worse,
+            "guidance_model": None if self.guidance_model is None else self.loaded[-1],
         }
-
-    def _opened(self, name: str) -> Any:
-        from scalespace.training.models import open_model
-
-        def note(line: str) -> None:
-            say(line, error=self.json)
-
-        return open_model(
-            path_of(name),
-            note,
-            not self.quiet,
-            variant=self.variant,
-            revision=self.revision if on_hub(name) else None,
-            dtype=dtype_named(self.dtype),
-            trust=self.trust_model,
-        )
 
 
 def run(words: list[str]) -> None:

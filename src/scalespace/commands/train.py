@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
+from scalespace.commands.options.loading import trusted
 from scalespace.commands.parsing import Preset, metrics_named, part, read_with_preset, say
 from scalespace.effects import Need, Needs
 from scalespace.launch import launched
@@ -39,12 +40,18 @@ class Arguments(TrainConfig):
     """List of fid, kid, prdc, swd, spectrum and colour, with commas, as of scalespace evaluate."""
     evaluate_features: Literal["efficientnet-lite0"] | None = None
     """Features of fid, kid and prdc: efficientnet-lite0 (extra "features"). None takes the built-in ones."""
+    trust_model: bool = False
+    """Import the module of a degradation that the model of --init-from names, which runs it: know where both are from."""
     preset: Preset = "tiny"
     quiet: bool = False
     """Show no progress bars."""
 
     needs: ClassVar[Needs] = {
         **TrainConfig.needs,
+        "trust_model": (
+            Need(lambda given: given.init_from is not None, "without --init-from", "name a model by --init-from"),
+            trusted(lambda given: (given.init_from,)),
+        ),
         "evaluate_every": (
             Need(
                 lambda given: given.evaluate_data is not None,
@@ -94,7 +101,7 @@ def run(words: list[str]) -> None:
             metrics_named(given.evaluate_metrics),
             given.evaluate_features,
         )
-    trained = train(config, progress=not given.quiet, say=say, evaluation=evaluation)
+    trained = train(config, progress=not given.quiet, say=say, evaluation=evaluation, trust=given.trust_model)
     if launched()[0] > 0:
         return
     say(f"model      {trained.model_path}")

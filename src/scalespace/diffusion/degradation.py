@@ -132,6 +132,10 @@ class Unchanged(Degradation):
 
     def operator(self, s: int, t: int) -> LinearOperator:
         _check_order(s, t, self.timesteps)
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> Identity:
         return Identity(self.image_size)
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from scalespace.diffusion.process import ScaleSpaceProcess
+from scalespace.operators.linear import LinearOperator
 from scalespace.operators.singular import dense
 
 __all__ = ["Denoiser", "GaussianDenoiser", "GaussianMixture", "GaussianMixtureDenoiser", "dense"]
@@ -56,16 +57,25 @@ class GaussianDenoiser:
     covariance: Tensor
     mean: Tensor | None = None
     _gains: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _seen: list[tuple[LinearOperator, LinearOperator, Tensor, Tensor]] = field(
+        default_factory=list, init=False, repr=False
+    )
 
     def gain(self, t: int, s: int) -> Tensor:
         """K of E[x0_s | x_t] = M_{0->s} m + K (x_t - alpha_t M_{0->t} m), shape (H_s W_s, h_t w_t), float64."""
         if (t, s) not in self._gains:
-            M_t, M_s = (dense(self.process.degradation.operator(0, point)) for point in (t, s))
+            cross, within = self._seen_through(*(self.process.degradation.operator(0, point) for point in (t, s)))
             alpha, sigma = self.process.noise.alpha(t), self.process.noise.sigma(t)
-            cross = alpha * M_s @ self.covariance @ M_t.mT
-            marginal = alpha**2 * M_t @ self.covariance @ M_t.mT + sigma**2 * torch.eye(len(M_t), dtype=torch.float64)
-            self._gains[t, s] = torch.linalg.solve(marginal, cross, left=False)
+            marginal = alpha**2 * within + sigma**2 * torch.eye(len(within), dtype=torch.float64)
+            self._gains[t, s] = torch.linalg.solve(marginal, alpha * cross, left=False)
         return self._gains[t, s]
+
+    def _seen_through(self, at_t: LinearOperator, at_s: LinearOperator) -> tuple[Tensor, Tensor]:
+        """M_s C M_t^T and M_t C M_t^T. Those of the last step are kept, since inside a level they are those of the next."""
+        if not self._seen or self._seen[0][0] is not at_t or self._seen[0][1] is not at_s:
+            M_t, M_s = dense(at_t), dense(at_s)
+            self._seen[:] = [(at_t, at_s, M_s @ self.covariance @ M_t.mT, M_t @ self.covariance @ M_t.mT)]
+        return self._seen[0][2:]
 
     def __call__(self, x_t: Tensor, t: int, s: int) -> Tensor:
         operator = self.process.degradation.operator

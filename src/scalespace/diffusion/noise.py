@@ -23,7 +23,7 @@ from torch import Tensor
 from scalespace.diffusion.limits import check_timesteps
 from scalespace.operators.precision import best_dtype
 
-__all__ = ["Betas", "Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "ScaledLinearBeta", "ZeroTerminal"]
+__all__ = ["BetaRange", "Betas", "Cosine", "LinearBeta", "Lookup", "NoiseSchedule", "ScaledLinearBeta", "ZeroTerminal"]
 
 
 class Lookup:
@@ -94,10 +94,7 @@ class Betas(NoiseSchedule):
     def __post_init__(self):
         check_timesteps(self.timesteps)
         for t, beta in enumerate(self.betas, 1):
-            if not 0 < beta < 1:
-                raise ValueError(
-                    f"beta {t} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)"
-                )
+            _check_beta(f"beta {t}", beta)
 
     @property
     def timesteps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -144,8 +141,8 @@ class ZeroTerminal(NoiseSchedule):
 
 
 @dataclass(frozen=True)
-class LinearBeta(NoiseSchedule):
-    """Betas from ``beta_start`` to ``beta_end`` in equal steps; alpha_t^2 = prod (1 - beta_i).
+class BetaRange(NoiseSchedule):
+    """Abstract: betas from ``beta_start`` to ``beta_end``; alpha_t^2 = prod (1 - beta_i).
 
     Args:
         timesteps: Number of timesteps, T.
@@ -162,41 +159,40 @@ class LinearBeta(NoiseSchedule):
 
     def __post_init__(self):
         check_timesteps(self.timesteps)
-        _check_betas(self.beta_start, self.beta_end)
+        for name in ("beta_start", "beta_end"):
+            _check_beta(name, getattr(self, name))
+
+    @property
+    @abstractmethod
+    def betas(self) -> Tensor:
+        """beta_1 to beta_T, shape (T,), float64."""
 
     @cached_property
     def log_snr_table(self) -> Tensor:
-        return _log_snr_of_betas(torch.linspace(self.beta_start, self.beta_end, self.timesteps, dtype=torch.float64))
+        return _log_snr_of_betas(self.betas)
 
 
 @dataclass(frozen=True)
-class ScaledLinearBeta(NoiseSchedule):
+class LinearBeta(BetaRange):
+    """Betas from ``beta_start`` to ``beta_end`` in equal steps. Arguments and errors as ``BetaRange``."""
+
+    @property
+    def betas(self) -> Tensor:
+        return torch.linspace(self.beta_start, self.beta_end, self.timesteps, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ScaledLinearBeta(BetaRange):
     """Betas whose square roots go from that of ``beta_start`` to that of ``beta_end`` in equal steps.
 
-    Latent diffusion models (Rombach et al. 2021, arXiv 2112.10752) and what descends from them have it; diffusers calls it
-    "scaled_linear".
-
-    Args:
-        timesteps: Number of timesteps, T.
-        beta_start: beta_1, in (0, 1).
-        beta_end: beta_T, in (0, 1).
-
-    Raises:
-        ValueError: If T is not positive or a beta is not in (0, 1).
+    Arguments and errors as ``BetaRange``. Latent diffusion models (Rombach et al. 2021, arXiv 2112.10752) and what descends
+    from them have it; diffusers calls it "scaled_linear".
     """
 
-    timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 2e-2
-
-    def __post_init__(self):
-        check_timesteps(self.timesteps)
-        _check_betas(self.beta_start, self.beta_end)
-
-    @cached_property
-    def log_snr_table(self) -> Tensor:
+    @property
+    def betas(self) -> Tensor:
         ends = self.beta_start**0.5, self.beta_end**0.5
-        return _log_snr_of_betas(torch.linspace(*ends, self.timesteps, dtype=torch.float64).square())
+        return torch.linspace(*ends, self.timesteps, dtype=torch.float64).square()
 
 
 @dataclass(frozen=True)
@@ -231,10 +227,9 @@ class Cosine(NoiseSchedule):
         return _log_snr_of_betas((1 - f[1:] / f[:-1]).clamp_max(self.beta_max))
 
 
-def _check_betas(beta_start: float, beta_end: float) -> None:
-    for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
-        if not 0 < beta < 1:
-            raise ValueError(f"{name} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)")
+def _check_beta(name: str, beta: float) -> None:
+    if not 0 < beta < 1:
+        raise ValueError(f"{name} is {beta}; every beta adds noise and keeps some signal, so give one in (0, 1)")
 
 
 def _log_snr_of_betas(betas: Tensor) -> Tensor:

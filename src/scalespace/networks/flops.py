@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.networks.network import Size, dtype_of
 
-__all__ = ["TensorPeak", "call_activations", "path_activations", "path_gflops"]
+__all__ = ["TensorPeak", "call_activations", "path_activations", "path_gflops", "path_gflops_and_products"]
 
 
 def path_gflops(network: Any, size: Size, target_size: Size) -> float:
@@ -30,10 +30,17 @@ def path_gflops(network: Any, size: Size, target_size: Size) -> float:
         size: (height, width) of the input.
         target_size: (height, width) of the output.
     """
+    return path_gflops_and_products(network, size, target_size)[0]
+
+
+def path_gflops_and_products(network: Any, size: Size, target_size: Size) -> tuple[float, float]:
+    """GFLOPs of one call as ``path_gflops``, and the part that attention's products take: Q K^T, and its product with V."""
     # The counter does not know the fused attention of every device, and counts its matrix products everywhere.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         network(*_inputs(network, size, target_size), **_conditions(network))
-    return counter.get_total_flops() / 1e9
+    # Nothing but attention multiplies batches of matrices.
+    products = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0)
+    return counter.get_total_flops() / 1e9, products / 1e9
 
 
 def path_activations(network: Any, size: Size, target_size: Size) -> int:

@@ -19,7 +19,17 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.operators.precision import best_dtype
 
-__all__ = ["Applied", "Linear", "Size", "check_linear", "check_transpose", "composition_defect", "examined", "name_of"]
+__all__ = [
+    "Applied",
+    "Linear",
+    "Size",
+    "check_linear",
+    "check_shrinks",
+    "check_transpose",
+    "composition_defect",
+    "examined",
+    "name_of",
+]
 
 Size = tuple[int, int]
 """Height and width in grid points."""
@@ -84,6 +94,23 @@ class Applied:
     def adjoint(self, y: Tensor) -> Tensor:
         """M^T y."""
         return self.operator.adjoint(y.to(self.dtype)).to(y.dtype)
+
+
+def check_shrinks(what: str, source_size: Size, target_size: Size) -> None:
+    """Refuse sizes of which a side is less than 1 or grows.
+
+    Args:
+        what: What there is not between them, for example "orthonormal map".
+        source_size: Height and width of the pictures that are taken.
+        target_size: Height and width of the pictures that are given.
+
+    Raises:
+        UserError: If there is such a side.
+    """
+    if not all(1 <= after <= before for before, after in zip(source_size, target_size, strict=True)):
+        raise UserError(
+            f"no {what} from {source_size} to {target_size}; every side needs at least 1 pixel and cannot grow"
+        )
 
 
 def name_of(M: Linear) -> str:

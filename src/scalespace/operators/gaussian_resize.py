@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from scalespace.errors import UserError
-from scalespace.operators.linear import Size
-from scalespace.operators.resize import Separable
+from scalespace.operators.checks import check_shrinks
+from scalespace.operators.resize import Resampling
 
 __all__ = ["GaussianResize"]
 
@@ -29,7 +29,7 @@ _NARROWEST, _WIDEST = 0.1, 4.0  # below, a pixel may fall between two centres; a
 
 
 @dataclass(frozen=True)
-class GaussianResize(Separable):
+class GaussianResize(Resampling):
     """A Gaussian blur, taken at the centres of a smaller picture's pixels.
 
     Args:
@@ -42,34 +42,17 @@ class GaussianResize(Separable):
         UserError: If a side is less than 1 or grows, or the blur is out of its range.
     """
 
-    source_size: Size
-    target_size: Size
     blur: float = 0.5
 
     def __post_init__(self):
-        (height, width), (new_height, new_width) = self.source_size, self.target_size
-        if not (1 <= new_height <= height and 1 <= new_width <= width):
-            raise UserError(
-                f"no step of a pyramid from {self.source_size} to {self.target_size}; every side needs at least 1 pixel and "
-                "cannot grow"
-            )
+        check_shrinks("step of a pyramid", self.source_size, self.target_size)
         if not _NARROWEST <= self.blur <= _WIDEST:
             raise UserError(
                 f"blur is {self.blur}; give a standard deviation of {_NARROWEST} to {_WIDEST} pixels of the smaller picture"
             )
 
-    @property
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        (height, width), (new_height, new_width) = self.source_size, self.target_size
-        return _gaussian(height, new_height, self.blur), _gaussian(width, new_width, self.blur)
-
-    @property
-    def in_size(self) -> Size:
-        return self.source_size
-
-    @property
-    def out_size(self) -> Size:
-        return self.target_size
+    def matrix(self, length: int, new_length: int) -> Tensor:
+        return _gaussian(length, new_length, self.blur)
 
 
 @lru_cache(maxsize=128)

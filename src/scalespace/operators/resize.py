@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from scalespace.errors import UserError
+from scalespace.operators.checks import check_shrinks
 from scalespace.operators.linear import LinearOperator, Size, check_size, condition, on_spectrum
 
-__all__ = ["OrthonormalResize", "Resize", "Separable", "SeparableProduct"]
+__all__ = ["OrthonormalResize", "Resampling", "Resize", "Separable", "SeparableProduct"]
 
 
 class Separable(LinearOperator):
@@ -152,7 +153,37 @@ class Separable(LinearOperator):
 
 
 @dataclass(frozen=True)
-class Resize(Separable):
+class Resampling(Separable):
+    """Abstract: a map between pictures of two sizes, with one matrix for both directions but for its lengths.
+
+    Args:
+        source_size: Height and width it takes.
+        target_size: Height and width it gives.
+    """
+
+    source_size: Size
+    target_size: Size
+
+    @property
+    def in_size(self) -> Size:
+        return self.source_size
+
+    @property
+    def out_size(self) -> Size:
+        return self.target_size
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        (height, width), (new_height, new_width) = self.source_size, self.target_size
+        return self.matrix(height, new_height), self.matrix(width, new_width)
+
+    @abstractmethod
+    def matrix(self, length: int, new_length: int) -> Tensor:
+        """A of one direction, shape (new_length, length), float64 on the CPU; the same object for the same lengths."""
+
+
+@dataclass(frozen=True)
+class Resize(Resampling):
     """Bilinear resize with antialiasing, equal to ``torch.nn.functional.interpolate`` (half-pixel centres).
 
     Any factor, larger or smaller, each direction its own.
@@ -165,31 +196,18 @@ class Resize(Separable):
         ValueError: If a side is less than 1.
     """
 
-    source_size: Size
-    target_size: Size
-
     def __post_init__(self):
         if min(*self.source_size, *self.target_size) < 1:
             raise ValueError(
                 f"cannot resize {self.source_size} to {self.target_size}; every side needs at least 1 pixel"
             )
 
-    @property
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        (height, width), (new_height, new_width) = self.source_size, self.target_size
-        return _bilinear(height, new_height), _bilinear(width, new_width)
-
-    @property
-    def in_size(self) -> Size:
-        return self.source_size
-
-    @property
-    def out_size(self) -> Size:
-        return self.target_size
+    def matrix(self, length: int, new_length: int) -> Tensor:
+        return _bilinear(length, new_length)
 
 
 @dataclass(frozen=True)
-class OrthonormalResize(Separable):
+class OrthonormalResize(Resampling):
     """The bilinear resize M with its singular values made equal: W = (M M^T)^(-1/2) M times sqrt(h w / (H W)).
 
     W W^T = I, so that downsampling keeps white noise white, and loses no SNR of what it keeps; the factor, 1/2 for an octave,
@@ -200,34 +218,16 @@ class OrthonormalResize(Separable):
         target_size: Height and width it gives, neither above the source's.
 
     Raises:
-        ValueError: If a side is less than 1 or grows.
+        UserError: If a side is less than 1 or grows.
 
     Source: the orthonormal projections of Jing et al. 2022, Subspace Diffusion (arXiv 2205.01490), for this resize.
     """
 
-    source_size: Size
-    target_size: Size
-
     def __post_init__(self):
-        (height, width), (new_height, new_width) = self.source_size, self.target_size
-        if not (1 <= new_height <= height and 1 <= new_width <= width):
-            raise ValueError(
-                f"no orthonormal map from {self.source_size} to {self.target_size}; "
-                "every side needs at least 1 pixel and cannot grow"
-            )
+        check_shrinks("orthonormal map", self.source_size, self.target_size)
 
-    @property
-    def matrices(self) -> tuple[Tensor, Tensor]:
-        (height, width), (new_height, new_width) = self.source_size, self.target_size
-        return _orthonormal(height, new_height), _orthonormal(width, new_width)
-
-    @property
-    def in_size(self) -> Size:
-        return self.source_size
-
-    @property
-    def out_size(self) -> Size:
-        return self.target_size
+    def matrix(self, length: int, new_length: int) -> Tensor:
+        return _orthonormal(length, new_length)
 
     def norm_squared(self) -> float:
         # That all singular values are the same is what it is made for.

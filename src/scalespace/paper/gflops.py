@@ -15,10 +15,9 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.networks.flexi_unet import FlexiUNet
-from scalespace.networks.flops import path_gflops
+from scalespace.networks.flops import path_gflops_and_products
 from scalespace.operators.linear import Size
 from scalespace.paper.request import Request
 from scalespace.paper.scale import Sampler
@@ -111,27 +110,26 @@ _NOTES = (
 
 def gflops(request: Request) -> Table:
     """Make the table of GFLOPs: the paper's column, and our counts for the published and for the whole layout."""
-    rows, counted = [], {}
-    bar = progress_bar(_ROWS, "counting", "models", request.progress)
-    for row in bar:
+    rows, counted = {}, {}
+    # The most levels first, since their network has the paths of all others.
+    order = sorted(_ROWS, key=lambda row: -(row.levels or 1))
+    for row in progress_bar(order, "counting", "models", request.progress):
         model = preset(row.preset)
         model = replace(model, process=replace(model.process, levels=row.levels or 1))
         whole = average_gflops(model, counted)
         published = whole if row.levels is None else average_gflops(replace(model, released_quirks=True), counted)
-        rows.append(
-            (
-                row.data,
-                "DDPM" if row.levels is None else f"SSD ({row.levels}L)",
-                row.preset,
-                row.printed,
-                published.all,
-                None if row.printed is None else published.all / row.printed - 1,
-                published.all - published.products,
-                whole.all,
-            )
+        rows[row] = (
+            row.data,
+            "DDPM" if row.levels is None else f"SSD ({row.levels}L)",
+            row.preset,
+            row.printed,
+            published.all,
+            None if row.printed is None else published.all / row.printed - 1,
+            published.all - published.products,
+            whole.all,
         )
     title = "GFLOPs of the paper's main table"
-    return Table("gflops", title, _COLUMNS, tuple(rows), _NOTES, request.provenance)
+    return Table("gflops", title, _COLUMNS, tuple(rows[row] for row in _ROWS), _NOTES, request.provenance)
 
 
 def average_gflops(model: ModelConfig, counted: Counted | None = None) -> AverageGFLOPs:
@@ -190,8 +188,5 @@ def _count(
 ) -> tuple[float, float]:
     path = (model.network, model.released_quirks, size, target_size)
     if path not in counted:
-        with FlopCounterMode(display=False) as counter:
-            of_path = path_gflops(network(), size, target_size)
-        # Nothing but attention multiplies batches of matrices.
-        counted[path] = of_path, counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0) / 1e9
+        counted[path] = path_gflops_and_products(network(), size, target_size)
     return counted[path]

@@ -31,6 +31,7 @@ from scalespace.reading import check_readable
 __all__ = [
     "RELEASED",
     "ReleasedFile",
+    "check_degradation",
     "load_released",
     "read_released",
     "save_released",
@@ -40,6 +41,8 @@ __all__ = [
 RELEASED = "released"
 """Where the manifest of a model tells of the file that it was converted from."""
 
+_PAPERS = "bilinear"
+_NOT_THE_PAPERS = "its process is not one of the paper's"
 _AGAIN = "download it again from where it was released"
 _GROUPS = 32  # in which the released code normalises, at every width
 
@@ -145,6 +148,19 @@ def load_released(released: ReleasedFile, scheduler: ScaleSpaceScheduler) -> Sca
     return pipeline
 
 
+def check_degradation(name: str | None) -> None:
+    """Refuse the degradation of a model that the released code cannot run.
+
+    Args:
+        name: Its name; None if it is not known yet.
+
+    Raises:
+        UserError: If it is not the paper's.
+    """
+    if name not in (None, _PAPERS):
+        raise _cannot_run(_NOT_THE_PAPERS)
+
+
 def save_released(pipeline: ScaleSpacePipeline) -> tuple[dict[str, Any], int | None]:
     """What a file has to hold for the released code to load a model, and the number of training steps in it.
 
@@ -154,9 +170,7 @@ def save_released(pipeline: ScaleSpacePipeline) -> tuple[dict[str, Any], int | N
         UserError: If the released code does not know such a model.
     """
     if (why := _unknown_there(pipeline)) is not None:
-        raise UserError(
-            f"the released code cannot run this model ({why}); only a model as it trains them can be converted"
-        )
+        raise _cannot_run(why)
     known = _facts(pipeline)
     state = {name: value.detach().float().contiguous() for name, value in export_released_state(pipeline.unet).items()}
     step = known.get("step")
@@ -210,6 +224,12 @@ def _facts(pipeline: ScaleSpacePipeline) -> Mapping[str, Any]:
     return facts
 
 
+def _cannot_run(why: str) -> UserError:
+    return UserError(
+        f"the released code cannot run this model ({why}); only a model as it trains them can be converted"
+    )
+
+
 def _unknown_there(pipeline: ScaleSpacePipeline) -> str | None:
     """Why the released code cannot run a model; None if it can."""
     network, settings = pipeline.unet, pipeline.scheduler.config
@@ -218,8 +238,7 @@ def _unknown_there(pipeline: ScaleSpacePipeline) -> str | None:
     reasons = {
         "it runs the last decoder block, which the released code leaves out": not network.released_quirks,
         "it runs all layers at every resolution": network.full,
-        "its process is not one of the paper's": settings["process"] is not None
-        or settings["degradation"] != "bilinear",
+        _NOT_THE_PAPERS: settings["process"] is not None or settings["degradation"] != _PAPERS,
         "its noise is shifted": settings["shifted"],
         "it does not predict the clean image": settings["prediction_type"] != "sample",
         f"it normalises in {min(groups)} groups, and not in {_GROUPS}": groups != {_GROUPS},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import scalespace
 
-__all__ = ["Provenance", "provenance"]
+__all__ = ["Provenance", "provenance", "typed"]
 
 _SHORT = 7  # characters of a commit that people are shown
 _PATIENCE = 10.0  # seconds for git
@@ -54,6 +56,17 @@ def provenance(command: str, seed: int | None = None) -> Provenance:
     """
     commit, changed = _commit(Path(scalespace.__file__).parent)
     return Provenance(command, scalespace.__version__, commit, changed, seed)
+
+
+def typed(program: str, words: Iterable[str], folders: bool = True) -> str:
+    """A command as it is typed.
+
+    Args:
+        program: What comes before its words, for example "scalespace sample".
+        words: Its words.
+        folders: Whether files keep their folders, which are those of one machine.
+    """
+    return f"{program} {shlex.join(word if folders else Path(word).name or word for word in words)}"
 
 
 def _commit(folder: Path) -> tuple[str | None, bool]:

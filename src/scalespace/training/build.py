@@ -177,17 +177,16 @@ def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSa
         process: The process to train on.
         times: Draws the groups of its steps.
     """
-    sizes = dict.fromkeys(group.size for group in times.groups)
-    with torch.device("meta"):
-        network = build_network(config, tuple(sizes))
     pairs = [(group.size, group.target_size) for group in times.groups]
-    return LevelBatches(
-        config.level_sampling,
-        config.batch_size,
-        times.probabilities.tolist(),
-        [path_gflops(network, *pair) for pair in pairs],
-        [path_activations(network, *pair) for pair in pairs],
-    )
+    gflops = activations = [1.0] * len(pairs)
+    # Natural batches are of one size whatever their steps cost, and counting takes seconds.
+    if config.level_sampling != "natural":
+        with torch.device("meta"):
+            network = build_network(config, tuple(dict.fromkeys(size for size, _ in pairs)))
+        gflops = [path_gflops(network, *pair) for pair in pairs]
+        if config.level_sampling == "constant-memory":
+            activations = [path_activations(network, *pair) for pair in pairs]
+    return LevelBatches(config.level_sampling, config.batch_size, times.probabilities.tolist(), gflops, activations)
 
 
 def loss_weight(config: TrainConfig, process: ScaleSpaceProcess) -> Callable[[Tensor], Tensor]:

@@ -56,6 +56,7 @@ def train(
     progress: bool = True,
     say: Callable[[str], None] = print,
     evaluation: Evaluation | None = None,
+    trust: bool = False,
 ) -> RunDirectory:
     """Train, or go on training, until ``max_steps``.
 
@@ -64,6 +65,7 @@ def train(
         progress: Whether to show progress bars on stderr.
         say: Takes a line for the user where something is worth telling.
         evaluation: Measures the run from time to time, which changes nothing of its weights; None does not.
+        trust: Whether to import the module of a degradation that the model of ``init_from`` names, as in ``load_pipeline``.
 
     Returns:
         The run's directory; its ``model_path`` holds the trained pipeline.
@@ -92,7 +94,7 @@ def train(
     network = build_network(config, scheduler.sizes)
     folder, initial = Path(config.output_dir), None
     if config.init_from is not None and processes.first(lambda: RunDirectory(config, None).latest_checkpoint() is None):
-        initial = start_from(config.init_from, network, scheduler, processes, say, progress)
+        initial = start_from(config.init_from, network, scheduler, processes, say, progress, trust)
     trainer = Trainer(config, accelerator, scheduler, network, processes)
     processes.first(lambda: RunDirectory(config, None) and check_unlocked(folder))
     evaluator = None if evaluation is None else Evaluator(evaluation, trainer, progress)

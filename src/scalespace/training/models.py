@@ -26,9 +26,9 @@ from scalespace.training.configuration import ModelConfig, NetworkConfig, Proces
 from scalespace.training.run_directory import AVERAGES, CHECKPOINTS, MODEL, RUN_FILE, completed
 from scalespace.training.trainer import EMA_FILE
 
-__all__ = ["averaged_model", "is_model", "open_model", "opened"]
+__all__ = ["averaged_model", "degradation_named", "is_model", "open_model", "opened"]
 
-_INDEX = "model_index.json"  # of a model
+_INDEX, _SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"  # of a model
 _RESTORE = "restore it from a copy"
 
 
@@ -95,6 +95,23 @@ def is_model(path: Path) -> bool:
     """Whether ``open_model`` takes this to be a model or a run, and not a folder of pictures."""
     models = (path / _INDEX, path / MODEL / _INDEX)
     return _is_run(path) or _is_checkpoint(path) or any(model.is_file() for model in models) or is_hub_name(str(path))
+
+
+def degradation_named(path: Path) -> str | None:
+    """Name of the degradation of a model or run, which is not loaded; None where it is not known before that.
+
+    Raises:
+        UserError: If its configuration cannot be read.
+    """
+    finished = path / MODEL
+    model = finished if _is_run(path) and (finished / _INDEX).exists() else path
+    for name, keys in ((_SCHEDULER, ()), (RUN_FILE, ("process",)), (MANIFEST, ("run", "process"))):
+        if (model / name).is_file():
+            content: Any = read_json(model / name, _RESTORE)
+            for key in (*keys, "degradation"):
+                content = content.get(key) if isinstance(content, dict) else None
+            return content if isinstance(content, str) else None
+    return None
 
 
 def averaged_model(

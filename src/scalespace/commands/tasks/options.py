@@ -6,22 +6,21 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
-from scalespace.commands.parsing import device_named, dtype_named, on_hub, say
+from scalespace.commands.options.loading import Loading
+from scalespace.commands.parsing import device_named, say
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
-from scalespace.reading import path_of
-from scalespace.training.configuration import DtypeName, SolverName
+from scalespace.training.configuration import SolverName
 
 __all__ = ["Difference", "ModelOptions", "Variations", "report"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The model, and how it draws."""
+class _Drawing:
+    """What is drawn."""
 
     model: str | None = None
     """Folder of a model, run or checkpoint, or OWNER/NAME on the Hugging Face Hub. None takes the model of the package."""
@@ -35,32 +34,14 @@ class ModelOptions:
     """Number of pictures drawn together."""
     class_label: str | None = None
     """Class of all pictures, by name or by number. None draws without one, if the model can."""
-    variant: str | None = None
-    """Name of the weights to take, where the model has several, for example fp16. None takes those without a name."""
-    revision: str | None = None
-    """Only with a model on the Hugging Face Hub: branch, tag or commit. None takes the main branch."""
-    trust_model: bool = False
-    """Import the module of a degradation that the model names, which runs it: know where model and module are from."""
-    dtype: DtypeName = "float32"
-    """Number format of the network. States stay in float32."""
-    device: str = "auto"
-    """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
-    json: bool = False
-    """Print JSON instead of text."""
-    quiet: bool = False
-    """Show no progress bars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Loading, _Drawing):
+    """The model, and how it draws."""
 
     needs: ClassVar[Needs] = {
-        "trust_model": (
-            Need(
-                lambda given: ":" in given.pipeline.scheduler.config["degradation"],
-                "on a model whose degradation is one of this package",
-                "name a model with one of your own",
-            ),
-        ),
-        "revision": (
-            Need(lambda given: on_hub(given.model), "on a model in a folder", "name one on the Hugging Face Hub"),
-        ),
+        **Loading.needs,
         "class_label": (
             Need(
                 lambda given: given.pipeline.unet.num_classes is not None,
@@ -70,24 +51,14 @@ class ModelOptions:
         ),
     }
 
-    @cached_property
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        return (self.model,)
+
+    @property
     def pipeline(self) -> Any:
         """The model."""
-        from scalespace.pipelines.shipped import load_shipped
-        from scalespace.training.models import open_model
-
-        dtype = dtype_named(self.dtype)
-        if self.model is None:
-            return load_shipped(variant=self.variant, dtype=dtype)
-        return open_model(
-            path_of(self.model),
-            lambda line: say(line, error=self.json),
-            not self.quiet,
-            variant=self.variant,
-            revision=self.revision if on_hub(self.model) else None,
-            dtype=dtype,
-            trust=self.trust_model,
-        )
+        return self.loaded[0]
 
     def ready(self, solver: str | None = None) -> Any:
         """The model on its device, with its solver and steps; all that can be refused before pictures are read is.

@@ -16,6 +16,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors import SafetensorError
 
+from scalespace.diffusion.noise import Betas
 from scalespace.errors import UserError, cause
 from scalespace.memory import memory_ran_out
 from scalespace.pipelines.folders.weights import PICKLES, VARIANT
@@ -59,7 +60,8 @@ class Pretrained:
         folder: Folder that the model is in.
         part: Folder of the network's files, inside it.
         unet: Configuration of the ``UNet2DModel``.
-        noise: num_train_timesteps, beta_schedule, beta_start and beta_end of its training.
+        noise: num_train_timesteps, beta_schedule, beta_start and beta_end of its training, or its trained_betas; and
+            rescale_betas_zero_snr if they are stretched.
         prediction_type: What it predicts, "epsilon", "sample" or "v_prediction".
         clipping: clip_sample and clip_sample_range of its scheduler.
         solver: The solver nearest to its scheduler.
@@ -262,27 +264,24 @@ def _check_network(file: Path, unet: Mapping[str, Any]) -> None:
 
 
 def _noise(file: Path, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    for name, why in (
-        ("trained_betas", "betas of its own"),
-        ("rescale_betas_zero_snr", "betas rescaled to an SNR of zero, from which no step leads back"),
-    ):
-        if scheduler.get(name):
-            raise UserError(
-                f"{file} has {why} ({name}), and known are schedules by name; give a model with one of those"
-            )
-    noise = {
-        "num_train_timesteps": scheduler.get("num_train_timesteps", 1000),
-        "beta_schedule": scheduler.get("beta_schedule", "linear"),
-        "beta_start": scheduler.get("beta_start", 1e-4),
-        "beta_end": scheduler.get("beta_end", 2e-2),
-    }
+    timesteps, betas = scheduler.get("num_train_timesteps", 1000), scheduler.get("trained_betas")
+    rescaled = {"rescale_betas_zero_snr": True} if scheduler.get("rescale_betas_zero_snr") else {}
     try:
-        named_noise(
-            noise["beta_schedule"], *(noise[name] for name in ("num_train_timesteps", "beta_start", "beta_end"))
-        )
+        if betas is not None:
+            noise: dict[str, Any] = {"trained_betas": tuple(map(float, betas))}
+            if Betas(noise["trained_betas"]).timesteps != timesteps:
+                raise ValueError(f"{len(betas)} trained_betas are not one for each of {timesteps} timesteps")
+        else:
+            noise = {
+                "num_train_timesteps": timesteps,
+                "beta_schedule": scheduler.get("beta_schedule", "linear"),
+                "beta_start": scheduler.get("beta_start", 1e-4),
+                "beta_end": scheduler.get("beta_end", 2e-2),
+            }
+            named_noise(noise["beta_schedule"], timesteps, noise["beta_start"], noise["beta_end"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{file} has no noise schedule that is known: {cause(error)}") from error
-    return noise
+    return noise | rescaled
 
 
 def _notes(scheduler: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DModel, UNet2DOutput
 from torch import Tensor
 
+from scalespace.diffusion.noise import Betas
 from scalespace.pipelines.scheduler import named_noise
+from scalespace.pipelines.schedules.betas import stretched
 
 __all__ = ["PretrainedUNet", "downsampling"]
 
@@ -50,10 +52,12 @@ class PretrainedUNet(ModelMixin, ConfigMixin):
         beta_schedule: Their noise, as in ``ScaleSpaceScheduler``; so are the next two.
         beta_start: First beta.
         beta_end: Last beta.
+        trained_betas: Betas one by one, in the place of the number of timesteps and of a schedule of a name.
+        rescale_betas_zero_snr: Whether the noise is stretched until the last timestep has no signal (``ZeroTerminal``).
 
     Raises:
-        ValueError: If a size is not divided by what the network makes smaller, or its configuration is of something that this
-            class cannot be.
+        ValueError: If the noise is none, a size is not divided by what the network makes smaller, or its configuration is of
+            something that this class cannot be.
     """
 
     _supports_gradient_checkpointing = True
@@ -67,6 +71,8 @@ class PretrainedUNet(ModelMixin, ConfigMixin):
         beta_schedule: str = "linear",
         beta_start: float = 1e-4,
         beta_end: float = 2e-2,
+        trained_betas: Sequence[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
     ) -> None:
         super().__init__()
         self.network = UNet2DModel(**unet)
@@ -91,7 +97,10 @@ class PretrainedUNet(ModelMixin, ConfigMixin):
         self.num_classes: int | None = config.num_class_embeds
         self.no_class: int | None = None
         self.condition_size: Size | None = None
-        self.noise = named_noise(beta_schedule, num_train_timesteps, beta_start, beta_end)
+        named = named_noise(beta_schedule, num_train_timesteps, beta_start, beta_end)
+        betas = None if trained_betas is None else tuple(float(beta) for beta in trained_betas)
+        self.register_to_config(trained_betas=betas)
+        self.noise = stretched(named if betas is None else Betas(betas), rescale_betas_zero_snr)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
         """Its time where its noise has these log-SNRs.

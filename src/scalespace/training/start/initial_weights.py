@@ -27,6 +27,7 @@ def start_from(
     processes: Processes,
     say: Callable[[str], None],
     progress: bool = True,
+    trust: bool = False,
 ) -> dict[str, str]:
     """Start the weights of a network from those of a model; one process reads it, and all get the same.
 
@@ -37,6 +38,7 @@ def start_from(
         processes: Those that train together.
         say: Takes a line for the user that says what was taken, what was left out, and why.
         progress: Whether reading that takes over two seconds shows a bar on stderr.
+        trust: Whether to import the module of a degradation that the model names, as in ``load_pipeline``.
 
     Returns:
         What is to be known of the weights later: "path", the "file" they were read from, and its "sha256".
@@ -46,7 +48,7 @@ def start_from(
     """
 
     def read() -> tuple[dict[str, str], dict[str, Tensor]]:
-        source, file = opened(path_of(path), say, progress)
+        source, file = opened(path_of(path), say, progress, trust=trust)
         with reading(file, "restore it from a copy"):
             digest = checksum(file)
         if not isinstance(source.unet, FlexiUNet):
