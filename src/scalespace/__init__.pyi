@@ -84,6 +84,11 @@ from .tasks.interpolation import interpolate as interpolate
 from .tasks.inversion import Inversion as Inversion
 from .tasks.inversion import invert as invert
 from .tasks.inversion import reconstruct as reconstruct
+from .tasks.restoring.measurement import Measurement as Measurement
+from .tasks.restoring.measurement import gaussian_blur as gaussian_blur
+from .tasks.restoring.measurement import super_resolution as super_resolution
+from .tasks.restoring.restoration import Restoration as Restoration
+from .tasks.restoring.restoration import restore as restore
 from .tasks.upscaling import upscale as upscale
 from .tasks.variations import vary as vary
 from .training.time_sampling import TimeSampler as TimeSampler

@@ -28,6 +28,7 @@ _COMMANDS = {
     "upscale": "enlarge small pictures by the rest of the chain",
     "vary": "draw variations of pictures",
     "inpaint": "draw a part of a picture anew",
+    "restore": "draw pictures of which small or blurred and noisy ones are given",
     "interpolate": "the way from one picture to another",
     "serve": "a page in the browser to try a model on",
     "accelerate": "let a pretrained model of diffusers sample progressively, without training",

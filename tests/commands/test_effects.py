@@ -66,11 +66,12 @@ ALWAYS = {
     },
     "sample": {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),
-        *("guidance_scale", "trajectory", "variant", "dtype", "device", "json", "quiet"),
+        *("guidance_scale", "trajectory", "preview", "variant", "dtype", "device", "json", "quiet"),
     },
     "upscale": _ALWAYS_OF_A_TASK,
     "vary": _ALWAYS_OF_A_TASK | {"strength"},
     "inpaint": _ALWAYS_OF_A_TASK | {"resamplings"},
+    "restore": (_ALWAYS_OF_A_TASK - {"solver"}) | {"operator", "noise", "guidance", "spectrum_of"},
     "interpolate": (_ALWAYS_OF_A_TASK - {"variations", "solver"}) | {"frames", "repetitions"},
     "evaluate": {"metrics", "intervals", "size", "save_statistics", "device", "json", "quiet"},
     "serve": {

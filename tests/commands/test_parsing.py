@@ -27,6 +27,7 @@ REQUIRED: dict[str, list[str]] = {
     "vary": ["nothing", "--output", "new"],
     "inpaint": ["nothing", "nothing", "--output", "new"],
     "interpolate": ["nothing", "nothing", "--output", "new"],
+    "restore": ["nothing", "--output", "new"],
     "average": ["nothing", "--output", "new"],
     "convert": ["nothing", "new"],
     "accelerate": ["nothing", "--levels", "1", "--output", "new"],
@@ -51,7 +52,7 @@ def test_every_option_that_sounds_like_an_output_is_marked_as_one():
         (command, name)
         for command in _COMMANDS
         for name, hint in _options(command).items()
-        if re.match("output|plot|save|held_out", name) and hint not in (bool, float | None)
+        if re.match("output|plot|save|held_out|preview", name) and hint not in (bool, float | None)
     ]
     assert sounding == _written()
     assert len(sounding) > 7

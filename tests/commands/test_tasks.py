@@ -15,6 +15,7 @@ TAKES = {
     "upscale": ["small/a.png"],
     "vary": ["full/a.png"],
     "inpaint": ["full/a.png", "hole.png"],
+    "restore": ["small/a.png", "--factor", "2"],
     "interpolate": ["full/a.png", "full/b.png"],
 }
 COMMON = ["--model", "model", "--steps", "4", "--quiet", "--output"]
@@ -100,6 +101,34 @@ def test_inpaint_keeps_what_is_black_in_the_mask(tmp_path, capsys):
     assert "drawn      14.1 % of the pixels" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("guidance", ["ddrm", "pigdm", "mmps"])
+def test_restore_agrees_with_what_was_measured(guidance: str, tmp_path, capsys):
+    words = ["restore", "small", "--factor", "2", "--noise", "0.5", "--guidance", guidance, *COMMON]
+    main([*words, str(tmp_path / "out"), "--variations", "2", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [len(entry["drawn"]) for entry in told["pictures"]] == [2, 2]
+    drawn = [_pixels(file) for file in told["pictures"][0]["drawn"]]
+    assert drawn[0].shape == (8, 8, 3)
+    assert (drawn[0] != drawn[1]).any()
+    # Of the noise's size; without the measurement it would be several times as much.
+    assert 0.3 < told["misfit"] < 2
+    with Image.open(told["pictures"][0]["drawn"][0]) as picture:
+        facts = json.loads(picture.info["scalespace"])
+    assert facts["guidance"] == guidance
+    assert facts["factor"] == 2
+    assert ("iterations" in facts) is (guidance == "mmps")
+    assert facts["solver"] == ("ddrm" if guidance == "ddrm" else "ancestral")
+
+
+def test_restore_takes_the_spectrum_of_other_pictures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ["restore", "full/a.png", "--operator", "blur", "--blur", "1", "--guidance", "pigdm", *COMMON]
+    main([*words, str(tmp_path / "one")])
+    assert "agreement  measured again they differ from the given ones by " in capsys.readouterr().out
+    main([*words, str(tmp_path / "other"), "--spectrum-of", "full"])
+    assert (_pixels(tmp_path / "one/000000.png") != _pixels(tmp_path / "other/000000.png")).any()
+
+
 def test_interpolate_goes_from_one_picture_to_the_other(tmp_path, capsys):
     main(["interpolate", "full/a.png", "full/b.png", *COMMON, str(tmp_path / "out"), "--frames", "3", "--json"])
     told = json.loads(capsys.readouterr().out)
@@ -144,6 +173,23 @@ REFUSED = [
     ("inpaint full hole.png", "full is no picture file; give one, and a mask for it"),
     ("inpaint full/a.png hole.png --resamplings -1", "--resamplings is -1"),
     ("inpaint full/a.png hole.png --resamplings 0 --jump 3", "--jump has no effect without resampling"),
+    ("restore full/a.png --factor 2", "a.png has 8x8 pixels (height by width), and 4x4 is taken"),
+    ("restore small/a.png --operator blur", "a.png has 4x4 pixels (height by width), and 8x8 is taken"),
+    ("restore small/a.png --factor 3", "--factor is 3; give a whole number from 2 that divides both 8 and 8"),
+    ("restore small/a.png --factor 1", "--factor is 1; give a whole number from 2"),
+    ("restore small/a.png --factor 0", "--factor is 0; give a whole number from 2"),
+    ("restore full/a.png --operator blur --blur 0", "--blur is 0.0; give a standard deviation from 0.1 to 8 pixels"),
+    ("restore full/a.png --operator blur --blur 9", "--blur is 9.0; give a standard deviation from 0.1 to 8 pixels"),
+    ("restore full/a.png --operator blur --factor 2", "--factor has no effect with --operator blur"),
+    ("restore small/a.png --blur 2", "--blur has no effect with --operator super-resolution"),
+    ("restore small/a.png --noise 0 --factor 2", "--noise is 0.0; give its standard deviation, at least 0.001"),
+    ("restore small/a.png --noise -1 --factor 2", "--noise is -1.0; give its standard deviation"),
+    ("restore small/a.png --noise nan", "noise is nan; give a finite number"),
+    ("restore small/a.png --guidance dps", "--guidance"),
+    ("restore small/a.png --iterations 0", "--iterations is 0; give a number from 1 to 100"),
+    ("restore small/a.png --iterations 3 --guidance pigdm", "--iterations has no effect with --guidance pigdm"),
+    ("restore small/a.png --guidance ddrm --solver ddim", "--solver has no effect with --guidance ddrm"),
+    ("restore small/a.png --factor 2 --spectrum-of nowhere", "there is no data at 'nowhere'"),
     ("interpolate full/a.png full", "full is no picture file; give two"),
     ("interpolate full/a.png small/b.png", "b.png has 4x4 pixels (height by width), and 8x8 is taken"),
     ("interpolate full/a.png full/b.png --frames 1", "--frames is 1; give a number from 2"),

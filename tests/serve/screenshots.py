@@ -2,7 +2,8 @@
 
     python -m tests.serve.screenshots FOLDER
 
-writes page-start.png, page-half.png, page-done.png and page-enlarged.png. It needs chromium or google-chrome on the PATH.
+writes page-start.png, page-half.png, page-done.png, page-enlarged.png and page-varied.png. It needs chromium or google-chrome
+on the PATH.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _HALF = 10  # network calls
 _PATIENCE = 900  # seconds that a drawing may take
 _FIRST_LEVEL = "document.querySelector('#levels img').src"
 _DONE = "part('status').textContent.startsWith('Done in ')"
+_STRENGTH = 0.4
 _HELDOUT = 0  # number of the emoji that is enlarged
 
 
@@ -54,13 +56,19 @@ def main(folder: Path) -> None:
             browser.wait("part('status').textContent.startsWith('Enlarging')")
             browser.wait(_DONE, _PATIENCE)
             _save(browser, folder / "page-enlarged.png")
+            for field, value, event in (("task", "vary", "change"), ("strength", _STRENGTH, "input")):
+                browser.value(f"part('{field}').value = '{value}'; part('{field}').dispatchEvent(new Event('{event}'))")
+            browser.value("part('again').click()")
+            browser.wait("part('status').textContent.startsWith('Varying')")
+            browser.wait(_DONE, _PATIENCE)
+            _save(browser, folder / "page-varied.png")
             complaints = browser.complaints()
     assert not complaints, complaints
 
 
 def _save(browser: Browser, file: Path) -> None:
     browser.wait("[...document.images].every((image) => image.complete)")
-    file.write_bytes(browser.picture(width=860, height=700))
+    file.write_bytes(browser.picture(width=860, height=760))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tests.small_models import small_network, small_scheduler
 import scalespace
 from scalespace import ScaleSpacePipeline, to_picture
 from scalespace.pipelines.pictures import image_generators
-from scalespace.serve.drawing import Stage, draw, enlarge
+from scalespace.serve.drawing import Stage, draw, enlarge, vary
 from scalespace.serve.offer import Wish
 
 WISH = Wish(pictures=2, steps=6, solver="ddim", seed=3, class_label=1, guidance=1.0, size=(8, 8))
@@ -95,7 +95,11 @@ def test_a_watcher_that_wants_no_more_ends_the_drawing(pipeline):
     recorder = Recorder(most=2)
     assert draw(pipeline, WISH, recorder) is None
     assert len(recorder.stages) == 2
-    assert enlarge(pipeline, torch.zeros(1, 3, 4, 4), replace(WISH, size=(4, 4)), Recorder(most=1)) is None
+    for most in (1, 2):
+        assert enlarge(pipeline, torch.zeros(1, 3, 4, 4), replace(WISH, size=(4, 4)), Recorder(most=most)) is None
+        recorder = Recorder(most=most)
+        assert vary(pipeline, torch.zeros(1, 3, 8, 8), replace(WISH, strength=0.8), recorder) is None
+        assert len(recorder.stages) == most
 
 
 def test_the_model_stays_as_it_is(pipeline):
@@ -120,3 +124,38 @@ def test_enlarged_pictures_are_those_of_upscale_and_the_small_one_is_shown_first
     np.testing.assert_array_equal(_pixels(recorder.stages[0])[0], np.asarray(to_picture(small[0])))
     assert found is not None
     assert not np.array_equal(*_pixels(found))
+    # The steps that are taken, and the last of them shows what is finished.
+    assert [stage.step for stage in recorder.stages] == list(range(found.steps + 1))
+    assert {stage.size for stage in recorder.stages[1:]} == {(8, 8)}
+    np.testing.assert_array_equal(_pixels(recorder.stages[-1]), _pixels(found))
+
+
+@pytest.mark.parametrize(("strength", "sizes"), [(0.8, [(8, 8), (4, 4), (8, 8)]), (0.3, [(8, 8)])])
+def test_variations_are_those_of_vary_and_are_shown_level_by_level(strength: float, sizes: list, pipeline):
+    given = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    recorder = Recorder()
+    found = vary(pipeline, given, replace(WISH, strength=strength), recorder)
+    own = ScaleSpacePipeline(pipeline.unet, small_scheduler(solver="ddim"))
+    own.set_progress_bar_config(disable=True)
+    expected = scalespace.vary(
+        own,
+        given.repeat(2, 1, 1, 1),
+        strength,
+        generator=image_generators(3, range(2)),
+        num_inference_steps=6,
+        class_labels=1,
+    )
+    np.testing.assert_array_equal(_pixels(found), [np.asarray(to_picture(2 * one - 1)) for one in expected])
+    np.testing.assert_array_equal(_pixels(recorder.stages[0])[0], np.asarray(to_picture(given[0])))
+    shown = [stage.size for stage in recorder.stages]
+    assert [size for size, before in zip(shown, [None, *shown], strict=False) if size != before] == sizes
+    assert found is not None
+    assert [stage.step for stage in recorder.stages] == list(range(found.steps + 1))
+
+
+def test_a_picture_that_nothing_is_done_to_is_finished_at_once(pipeline):
+    given = torch.full((1, 3, 8, 8), 0.5)
+    found = vary(pipeline, given, replace(WISH, strength=0.0), Recorder())
+    assert found is not None
+    assert (found.step, found.steps, found.last) == (1, 1, True)
+    np.testing.assert_array_equal(_pixels(found)[1], np.asarray(to_picture(given[0])))

@@ -1,12 +1,15 @@
 """One drawing at a time, in the order in which they came, in a line that does not grow without bounds."""
 
 import asyncio
+import json
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
+from scalespace.serve.application import _lines
 from scalespace.serve.drawing import Stage, Watcher
 from scalespace.serve.line import FullError, Job, Line, Work
 
@@ -174,5 +177,34 @@ def test_no_stage_is_lost_between_two_threads():
             job = line.enter(work)
             stages = await _told(job)
             assert [stage.step for stage in stages] == [*range(1, 40), 99]
+
+    _in_a_loop(body)
+
+
+def test_a_picture_that_was_given_is_told_besides_the_newest_of_its_size():
+    async def body(line: Line) -> None:
+        def work(watch: Watcher) -> Stage:
+            assert watch(lambda: _stage(0), (4, 4))
+            job.put(_stage(1))
+            return _stage(9, last=True)
+
+        job = Job(work)
+        await asyncio.to_thread(job.do)
+        job.ended = True
+        assert await _told(job) == [_stage(0), _stage(9, last=True)]
+
+    _in_a_loop(body)
+
+
+def test_the_end_is_told_once_and_last_though_it_comes_while_something_is_told():
+    async def body(line: Line) -> None:
+        job, nothing = Job(lambda watch: None), cast(Any, None)
+        job.put(_stage(1))
+        lines = _lines(line, job, nothing, nothing)
+        told = [json.loads(await anext(lines)) for _ in range(2)]
+        job.put(_stage(9, last=True))
+        job.ended = True
+        told += [json.loads(one) async for one in lines]
+        assert [one["state"] for one in told] == ["waiting", "drawing", "drawing", "done"]
 
     _in_a_loop(body)

@@ -16,6 +16,7 @@ def offer() -> Offer:
 def test_an_offer_is_what_the_model_and_the_limits_allow(offer: Offer):
     assert offer.sizes == ((4, 4), (8, 8))
     assert offer.enlarges == ((4, 4),)
+    assert offer.varies
     assert offer.solvers[0] == "corrected"
     assert set(offer.solvers) == {"ancestral", "ddim", "multistep", "corrected"}
     assert (offer.most_steps, offer.steps, offer.most_pictures) == (20, 20, 4)
@@ -32,6 +33,13 @@ def test_what_a_model_has_not_is_not_on_offer():
     assert Offer.of(one, "one", Limits()).enlarges == ()
     clear = small_pipeline(in_channels=4, out_channels=4)
     assert Offer.of(clear, "clear", Limits()).enlarges == ()
+    # A picture of one resolution can still be varied; files have no more than three channels.
+    assert Offer.of(one, "one", Limits()).varies
+    assert not Offer.of(clear, "clear", Limits()).varies
+    with pytest.raises(UserError, match="the model varies no pictures; draw some instead"):
+        Offer.of(clear, "clear", Limits()).wish(WISH | {"class": None, "strength": 0.5}, "vary")
+    with pytest.raises(UserError, match="the model enlarges no pictures; draw some instead"):
+        Offer.of(one, "one", Limits()).wish(WISH | {"class": None}, "enlarge")
 
 
 def test_the_least_steps_are_those_that_the_scheduler_takes():
@@ -63,7 +71,7 @@ def test_a_wish_that_is_on_offer_is_taken(offer: Offer):
     assert offer.wish(WISH) == Wish(2, 6, "ddim", 3, 1, 1.0, (8, 8))
     assert offer.wish(WISH | {"class": None}).class_label is None
     assert offer.wish(WISH | {"guidance": 2.5}).guidance == 2.5
-    assert offer.wish(WISH | {"size": "4x4"}, enlarging=True).size == (4, 4)
+    assert offer.wish(WISH | {"size": "4x4"}, "enlarge").size == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +109,23 @@ def test_anything_else_is_one_sentence(change: dict[str, object], sentence: str,
     assert str(refused.value).startswith(sentence)
 
 
+def test_a_strength_is_of_variations_alone(offer: Offer):
+    assert offer.wish(WISH | {"strength": 0.25}, "vary") == Wish(2, 6, "ddim", 3, 1, 1.0, (8, 8), 0.25)
+    for strength in (0, 1):
+        assert offer.wish(WISH | {"strength": strength}, "vary").strength == strength
+    for strength in (-0.1, 1.1, True, "0.5", None, [0.5], 1e300):
+        with pytest.raises(UserError, match="the strength must be a number from 0 to 1"):
+            offer.wish(WISH | {"strength": strength}, "vary")
+    with pytest.raises(UserError, match="the strength must be"):
+        offer.wish(WISH, "vary")
+    with pytest.raises(UserError, match="the size must be one of 8x8"):
+        offer.wish(WISH | {"strength": 0.5, "size": "4x4"}, "vary")
+    with pytest.raises(UserError, match="varying cannot be guided"):
+        offer.wish(WISH | {"strength": 0.5, "guidance": 2}, "vary")
+    with pytest.raises(UserError, match="the page does not know 'strength'"):
+        offer.wish(WISH | {"strength": 0.5})
+
+
 @pytest.mark.parametrize("asked", [None, [], "wish", 3])
 def test_what_is_no_object_is_refused(asked: object, offer: Offer):
     with pytest.raises(UserError, match="cannot be read"):
@@ -115,8 +140,8 @@ def test_wishes_that_a_model_has_no_use_for_are_refused(offer: Offer):
     with pytest.raises(UserError, match="the model cannot be guided"):
         plain.wish(WISH | {"class": None, "guidance": 2})
     with pytest.raises(UserError, match="enlarging cannot be guided"):
-        offer.wish(WISH | {"size": "4x4", "guidance": 2}, enlarging=True)
+        offer.wish(WISH | {"size": "4x4", "guidance": 2}, "enlarge")
     with pytest.raises(UserError, match="the size must be one of 4x4"):
-        offer.wish(WISH, enlarging=True)
+        offer.wish(WISH, "enlarge")
     with pytest.raises(UserError, match="the class must be one"):
         Offer.of(small_pipeline(num_classes=2), "numbered", Limits()).wish(WISH | {"class": None})

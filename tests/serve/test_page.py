@@ -38,10 +38,12 @@ def page(pipeline) -> Iterator[Served]:
         yield found
 
 
-def _enlarge(page: Served, data: bytes, wish: Any = None, **headers: str) -> tuple[int, list[dict[str, Any]]]:
+def _enlarge(
+    page: Served, data: bytes, wish: Any = None, path: str = "enlarge", **headers: str
+) -> tuple[int, list[dict[str, Any]]]:
     asked = quote(json.dumps(WISH | {"size": "4x4"} if wish is None else wish))
     kind = {"content_type": "application/octet-stream"} | headers
-    status, _, content = page.ask("POST", f"/enlarge?wish={asked}", data, **kind)
+    status, _, content = page.ask("POST", f"/{path}?wish={asked}", data, **kind)
     return status, [json.loads(line) for line in content.decode().splitlines()]
 
 
@@ -94,9 +96,29 @@ def test_an_uploaded_picture_is_enlarged(page: Served):
     status, told = _enlarge(page, encoded(small))
     assert status == 200
     stages = [line for line in told if line["state"] == "drawing"]
-    assert [stage["size"] for stage in stages] == ["4x4", "8x8"]
+    assert list(dict.fromkeys(stage["size"] for stage in stages)) == ["4x4", "8x8"]
+    assert [stage["step"] == 0 for stage in stages] == [True] + [False] * (len(stages) - 1)
     shown = Image.open(io.BytesIO(base64.b64decode(stages[0]["pictures"][0])))
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(small))
+
+
+def test_an_uploaded_picture_is_varied(page: Served):
+    given = picture(0, (8, 8))
+    status, told = _enlarge(page, encoded(given), WISH | {"strength": 0.8}, "vary")
+    assert status == 200
+    stages = [line for line in told if line["state"] == "drawing"]
+    # The picture as it was given is told whatever comes after it, though it has the size of the last ones.
+    assert (stages[0]["step"], stages[0]["size"]) == (0, "8x8")
+    assert (stages[-1]["last"], stages[-1]["size"]) == (True, "8x8")
+    assert "4x4" in [stage["size"] for stage in stages]
+    shown = Image.open(io.BytesIO(base64.b64decode(stages[0]["pictures"][0])))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(given))
+    assert len(set(stages[-1]["pictures"])) == 2
+    assert _enlarge(page, encoded(given), WISH | {"strength": 2}, "vary") == (
+        400,
+        [{"error": "the strength must be a number from 0 to 1"}],
+    )
+    assert _enlarge(page, b"text", WISH | {"strength": 0.5}, "vary")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -314,13 +336,37 @@ def test_a_browser_has_a_picture_enlarged_and_is_told_of_bad_ones(page: Served, 
 
 
 @needs_browser
+def test_a_browser_has_a_picture_varied_and_sees_the_way(page: Served, browser: Browser, tmp_path):
+    (tmp_path / "good.png").write_bytes(encoded(picture(0, (8, 8))))
+    browser.open(page.address)
+    browser.value("part('steps').value = 6")
+    assert browser.value("[part('from-field').hidden, part('strength-field').hidden]") == [False, True]
+    for field, value, event in (("task", "vary", "change"), ("strength", "0.8", "input")):
+        browser.value(f"part('{field}').value = '{value}'; part('{field}').dispatchEvent(new Event('{event}'))")
+    assert browser.value("[part('from-field').hidden, part('strength-field').hidden]") == [True, False]
+    assert browser.value("part('strength-shown').textContent") == "0.80"
+    page.gate.let(1)
+    browser.choose("#file", tmp_path / "good.png")
+    browser.wait("part('status').textContent.startsWith('Varying: step 1 of ')")
+    browser.wait("[...document.images].every((image) => image.complete)")
+    assert _widths(browser, "levels") == [8, 4]
+    page.gate.let()
+    browser.wait("part('status').textContent.startsWith('Done in ')")
+    browser.wait("[...document.images].every((image) => image.complete)")
+    assert _widths(browser, "levels") == [8, 4, 8]
+    assert "8x8, given" in browser.value("part('levels').textContent")
+    assert browser.value("part('again').textContent") == "Vary it again"
+    assert browser.value("part('command').textContent") == ""
+
+
+@needs_browser
 def test_a_browser_shows_only_what_a_model_has(browser: Browser):
     from tests.small_models import small_pipeline
 
     with served(small_pipeline()) as page:
         browser.open(page.address)
         hidden = browser.value(
-            "['class-field', 'guidance-field', 'size-field', 'enlarging'].map((id) => part(id).hidden)"
+            "['class-field', 'guidance-field', 'size-field', 'uploading'].map((id) => part(id).hidden)"
         )
         assert hidden == [True, True, False, False]
         browser.value("part('pictures-asked').value = 99; part('draw').click()")

@@ -2,7 +2,7 @@
 
 __all__ = ["module_of"]
 
-_TASKS = frozenset({"upscale", "vary", "inpaint", "interpolate"})
+_TASKS = frozenset({"upscale", "vary", "inpaint", "restore", "interpolate"})
 """The commands that lie in the folder ``tasks``."""
 
 

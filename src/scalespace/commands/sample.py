@@ -15,7 +15,7 @@ from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
-from scalespace.files import OutputFolder
+from scalespace.files import OutputFile, OutputFolder
 from scalespace.processes import join
 from scalespace.training.configuration import SolverName, SpacingName
 
@@ -63,6 +63,8 @@ class _Drawing:
     """Only with --guidance-scale: a worse model to guide away from, smaller or earlier, of the same resolutions and noise."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
+    preview: OutputFile | None = None
+    """PNG file outside of --output, written anew after every step: watch the pictures grow in a viewer that follows changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ def run(words: list[str]) -> None:
 
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
 
-    example: scalespace sample runs/photos --output so-far
+    example: scalespace sample runs/photos --output so-far --preview now.png
 
     example: scalespace sample --output emoji
     """
@@ -170,6 +172,7 @@ def run(words: list[str]) -> None:
         processes=processes,
         guidance=guidance,
         stop_at_size=given.stop_at_size,
+        preview=None if given.preview is None else Path(given.preview),
     )
     if not processes.is_first:
         return
@@ -183,6 +186,8 @@ def run(words: list[str]) -> None:
     say(f"grid       {files.grid}")
     if files.trajectory is not None:
         say(f"trajectory {files.trajectory}")
+    if given.preview is not None:
+        say(f"preview    {files.preview or 'not written, since nothing had to be drawn'}")
 
 
 def _classes(pipeline: Any, files: Any, asked: str | None) -> str:

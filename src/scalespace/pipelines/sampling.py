@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from scalespace.networks.network import Network
 from scalespace.pipelines.drawn_by import DrawnBy, file_name
 from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
-from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback, check_picture_channels
+from scalespace.pipelines.preview import Preview
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
 
@@ -41,6 +42,7 @@ class SampleFiles:
         class_label: Number of the class of all pictures; None where they have none, or the classes came in turn.
         class_name: Name of the class, if the model knows it.
         kept: How many of the pictures were there already, from an earlier command that was stopped or asked for fewer.
+        preview: The file in which they could be watched, if asked for and anything had to be drawn.
     """
 
     pictures: tuple[Path, ...]
@@ -50,6 +52,7 @@ class SampleFiles:
     class_label: int | None = None
     class_name: str | None = None
     kept: int = 0
+    preview: Path | None = None
 
 
 def use_solver(pipeline: ScaleSpacePipeline, **options: Any) -> None:
@@ -125,6 +128,7 @@ def sample_to_folder(
     processes: Processes | None = None,
     guidance: Mapping[str, Any] | None = None,
     stop_at_size: tuple[int, int] | None = None,
+    preview: Path | None = None,
 ) -> SampleFiles:
     """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
 
@@ -147,6 +151,8 @@ def sample_to_folder(
         processes: Those that share the batches, all with the same arguments; None for this one alone.
         guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
         stop_at_size: As the pipeline takes it; not with ``upsample``.
+        preview: PNG file outside of the folder that shows the pictures on their way (``Preview``), those of the first of
+            several processes.
 
     Raises:
         UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
@@ -170,6 +176,11 @@ def sample_to_folder(
         image_generators(seed, ())
     except ValueError as error:
         raise UserError(cause(error)) from error
+    shown = None
+    if preview is not None:
+        if preview.resolve().parent == folder.resolve():
+            raise UserError(f"--preview is {preview}, among the pictures of --output; give a file in another folder")
+        shown = Preview(preview, (upsample or pipeline).scheduler.image_size)
     check_disk(f"{num_images:,} pictures", folder, num_images, 0, "give a smaller --num-images, or another --output")
     for model in filter(None, (pipeline, upsample)):
         # Guidance by the model itself runs it on twice the pictures.
@@ -195,7 +206,8 @@ def sample_to_folder(
             numbers = due[start + processes.rank]
             recorder = Trajectory() if trajectory and numbers.start == 0 else None
             bar = f"{numbers.start + 1}-{numbers.stop} of {num_images}" if progress else None
-            images = _drawn(pipeline, upsample, numbers, steps, seed, label, recorder, bar, options)
+            watchers = [recorder, shown if processes.is_first else None]
+            images = _drawn(pipeline, upsample, numbers, steps, seed, label, watchers, bar, options)
             for number, image in zip(numbers, images, strict=True):
                 picture = to_picture(2 * image - 1)
                 write_file(folder / file_name(number), lambda file, picture=picture: drawn_by.save(picture, file))
@@ -208,7 +220,14 @@ def sample_to_folder(
     processes.first(lambda: write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save))
     missing = {number for numbers in due for number in numbers}
     return SampleFiles(
-        paths, grid, trajectory_path, calls, label, _class_names(pipeline).get(label), num_images - len(missing)
+        paths,
+        grid,
+        trajectory_path,
+        calls,
+        label,
+        _class_names(pipeline).get(label),
+        num_images - len(missing),
+        preview if missing else None,
     )
 
 
@@ -219,7 +238,7 @@ def _drawn(
     steps: int,
     seed: int,
     label: int | None,
-    recorder: Trajectory | None,
+    watchers: Sequence[Trajectory | Preview | None],
     bar: str | None,
     options: Mapping[str, Any],
 ) -> torch.Tensor:
@@ -234,7 +253,7 @@ def _drawn(
         class_labels=labels,
         output_type="pt",
         return_dict=False,
-        callback_on_step_end=recorder,
+        callback_on_step_end=_all(watchers),
         **options,
     )[0]
     if upsample is None:
@@ -248,7 +267,22 @@ def _drawn(
         output_type="pt",
         return_dict=False,
         condition=2 * images - 1,
+        callback_on_step_end=_all([watcher for watcher in watchers if isinstance(watcher, Preview)]),
     )[0]
+
+
+def _all(watchers: Sequence[Trajectory | Preview | None]) -> StepCallback | None:
+    """One callback for those that are there. None of them changes anything."""
+    there = [watcher for watcher in watchers if watcher is not None]
+
+    def tell(
+        pipeline: ScaleSpacePipeline, step: int, timestep: int, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        for watcher in there:
+            watcher(pipeline, step, timestep, tensors)
+        return {}
+
+    return tell if there else None
 
 
 def check_guidance(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ It serves one file, the page, and writes none: uploads and pictures are kept in 
     GET  /         the page
     POST /draw     a wish as JSON
     POST /enlarge  the bytes of a picture, with the wish as JSON in the query ?wish=
+    POST /vary     the same, for variations of the picture
 
-Both answer with lines of JSON: {"state": "waiting", "ahead": N}, {"state": "drawing", ...} with the newest pictures of a size,
-which are PNG files in base64, and at the end {"state": "done", ...} or {"state": "failed", "error": SENTENCE}.
+All three answer with lines of JSON: {"state": "waiting", "ahead": N}, {"state": "drawing", ...} with the newest pictures of a
+size, which are PNG files in base64, and at the end {"state": "done", ...} or {"state": "failed", "error": SENTENCE}.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from scalespace.errors import UserError, cause
 from scalespace.memory import memory_ran_out
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.reading import parse_json
-from scalespace.serve.drawing import Stage, draw, enlarge
+from scalespace.serve.drawing import Stage, draw, enlarge, vary
 from scalespace.serve.line import FullError, Job, Line, Work
-from scalespace.serve.offer import Offer, Wish, named
+from scalespace.serve.offer import Offer, Task, Wish, named
 from scalespace.serve.uploads import MOST_BYTES, check_upload, small_picture
 from scalespace.serve.visitors import check_visitor
 
@@ -71,17 +72,26 @@ def application(pipeline: ScaleSpacePipeline, offer: Offer, line: Line) -> Starl
         wish = _wish(offer, await _body(request, _MOST_WORDS, "what was asked for"))
         return _stream(line, wish, offer, lambda watch: draw(pipeline, wish, watch))
 
-    async def enlarge_picture(request: Request) -> Response:
+    async def of_picture(request: Request, task: Task) -> Response:
         _check_kind(request, "application/octet-stream")
-        wish = _wish(offer, request.query_params.get("wish", "").encode(), enlarging=True)
+        wish = _wish(offer, request.query_params.get("wish", "").encode(), task)
         data = await _body(request, MOST_BYTES, "the file")
         check_upload(data)
 
         def work(watch: Any) -> Stage | None:
             # In its turn, so that several large pictures are never decoded at once.
-            return enlarge(pipeline, small_picture(data, wish.size, channels), wish, watch)
+            picture = small_picture(data, wish.size, channels)
+            return (
+                enlarge(pipeline, picture, wish, watch) if task == "enlarge" else vary(pipeline, picture, wish, watch)
+            )
 
         return _stream(line, wish, offer, work)
+
+    async def enlarge_picture(request: Request) -> Response:
+        return await of_picture(request, "enlarge")
+
+    async def vary_picture(request: Request) -> Response:
+        return await of_picture(request, "vary")
 
     async def no_icon(request: Request) -> Response:
         return Response(status_code=204)
@@ -91,6 +101,7 @@ def application(pipeline: ScaleSpacePipeline, offer: Offer, line: Line) -> Starl
         Route("/favicon.ico", _guarded(no_icon)),
         Route("/draw", _guarded(draw_picture), methods=["POST"]),
         Route("/enlarge", _guarded(enlarge_picture), methods=["POST"]),
+        Route("/vary", _guarded(vary_picture), methods=["POST"]),
     ]
     return Starlette(routes=routes)
 
@@ -173,12 +184,12 @@ async def _body(request: Request, most: int, what: str) -> bytes:
     return b"".join(parts)
 
 
-def _wish(offer: Offer, words: bytes, enlarging: bool = False) -> Wish:
+def _wish(offer: Offer, words: bytes, task: Task = "draw") -> Wish:
     try:
         asked = parse_json(words.decode())
     except ValueError as error:
         raise UserError("what was asked for cannot be read; load the page again") from error
-    return offer.wish(asked, enlarging)
+    return offer.wish(asked, task)
 
 
 def _stream(line: Line, wish: Wish, offer: Offer, work: Work) -> Response:
@@ -196,10 +207,11 @@ async def _lines(line: Line, job: Job, wish: Wish, offer: Offer) -> AsyncIterato
                 yield _line({"state": "waiting", "ahead": ahead})
             for stage in stages:
                 yield _line(_told(stage))
-            if job.error is not None:
-                yield _line({"state": "failed", "error": _sentence(job.error)})
-            elif job.ended:
-                yield _line({"state": "done", "seconds": round(time.monotonic() - begun, 1)})
+        # Not inside: a drawing may end while its stages are told, and then the last ones are still to come.
+        if job.error is not None:
+            yield _line({"state": "failed", "error": _sentence(job.error)})
+        else:
+            yield _line({"state": "done", "seconds": round(time.monotonic() - begun, 1)})
     finally:
         # Also where the visitor has gone, or the server ends.
         line.leave(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.serve.offer import Wish
 
-__all__ = ["Stage", "Watcher", "draw", "enlarge"]
+__all__ = ["Stage", "Watcher", "draw", "enlarge", "vary"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def enlarge(pipeline: ScaleSpacePipeline, small: Tensor, wish: Wish, watch: Watc
         pipeline: The model, which stays as it is.
         small: The small picture in [-1, 1], shape (1, C, *wish.size).
         wish: What to draw.
-        watch: Is told of the small picture, before the first step.
+        watch: Is told of the small picture, before the first step, and of every step.
 
     Returns:
         The finished pictures; None if the watcher wanted no more.
@@ -110,17 +111,41 @@ def enlarge(pipeline: ScaleSpacePipeline, small: Tensor, wish: Wish, watch: Watc
     Raises:
         ValueError: If the wish does not fit the model.
     """
+    return _of_picture(pipeline, small, wish, watch, scalespace.upscale)
+
+
+def vary(pipeline: ScaleSpacePipeline, picture: Tensor, wish: Wish, watch: Watcher) -> Stage | None:
+    """Draw variations of a picture; arguments and errors as ``enlarge``, with a picture of the full size."""
+    return _of_picture(pipeline, picture, wish, watch, functools.partial(scalespace.vary, strength=wish.strength))
+
+
+def _of_picture(
+    pipeline: ScaleSpacePipeline, given: Tensor, wish: Wish, watch: Watcher, task: Callable[..., Tensor]
+) -> Stage | None:
     own = _own(pipeline, wish.solver)
-    if not watch(lambda: _stage(small, 0, wish.steps), wish.size):
+    if not watch(lambda: _stage(given, 0, wish.steps), _size(given)):
         return None
-    images = scalespace.upscale(
+    stopped, taken = False, 0
+
+    def after_step(
+        model: ScaleSpacePipeline, step: int, timestep: int, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        nonlocal stopped, taken
+        prediction, taken = tensors["pred_original_sample"], model.num_timesteps
+        stopped = not watch(lambda: _stage(prediction, step + 1, taken), _size(prediction))
+        if stopped:
+            model._interrupt = True
+        return {}
+
+    images = task(
         own,
-        small.expand(wish.pictures, -1, -1, -1),
+        given.expand(wish.pictures, -1, -1, -1),
         generator=image_generators(wish.seed, range(wish.pictures)),
         num_inference_steps=wish.steps,
         class_labels=wish.class_label,
+        after_step=after_step,
     )
-    return _stage(2 * images - 1, wish.steps, wish.steps, last=True)
+    return None if stopped else _stage(2 * images - 1, max(1, taken), max(1, taken), last=True)
 
 
 def _own(pipeline: ScaleSpacePipeline, solver: str) -> ScaleSpacePipeline:

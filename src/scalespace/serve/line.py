@@ -45,7 +45,7 @@ class Job:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        self._stages: dict[tuple[int, int], Stage] = {}
+        self._stages: dict[tuple[tuple[int, int], bool], Stage] = {}
         self._shown: tuple[tuple[int, int], float] | None = None
         self._left = threading.Event()
         self.ahead = 0
@@ -87,9 +87,10 @@ class Job:
     def put(self, stage: Stage) -> None:
         """Keep a stage for the visitor."""
         with self._lock:
-            # The newest comes last, and replaces what was not read.
-            self._stages.pop(stage.size, None)
-            self._stages[stage.size] = stage
+            # The newest comes last, and replaces what was not read, but for a picture that was given.
+            key = stage.size, stage.step == 0
+            self._stages.pop(key, None)
+            self._stages[key] = stage
         self.tell()
 
     def do(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeGuard, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from scalespace.errors import UserError
 from scalespace.pipelines.pipeline import ScaleSpacePipeline, check_picture_channels
@@ -15,7 +15,7 @@ from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.pipelines.shipped import SHIPPED
 from scalespace.training.configuration import SolverName
 
-__all__ = ["Limits", "Offer", "Wish", "named"]
+__all__ = ["Limits", "Offer", "Task", "Wish", "named"]
 
 _LARGEST_SEED = 2**32 - 1
 _LARGEST_GUIDANCE = 20.0
@@ -62,7 +62,8 @@ class Wish:
         seed: Seed of the pictures.
         class_label: Number of the class of all pictures; None without one.
         guidance: Guidance scale; 1 is no guidance.
-        size: Height and width of the level to stop at or, of an uploaded picture, to enlarge from.
+        size: Height and width of the level to stop at; of an uploaded picture, to enlarge from, and the full one to vary it.
+        strength: How far an uploaded picture is varied, in [0, 1]. Only used for that.
     """
 
     pictures: int
@@ -72,6 +73,11 @@ class Wish:
     class_label: int | None
     guidance: float
     size: Size
+    strength: float = 0.5
+
+
+Task = Literal["draw", "enlarge", "vary"]
+"""What a wish is about."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Offer:
         optional_class: Whether the model also draws without a class.
         guided: Whether the model can be guided.
         enlarges: Levels that a picture can be enlarged from, the smallest first.
+        varies: Whether variations of a picture can be drawn.
     """
 
     name: str
@@ -105,6 +112,7 @@ class Offer:
     optional_class: bool
     guided: bool
     enlarges: tuple[Size, ...]
+    varies: bool
 
     @classmethod
     def of(cls, pipeline: ScaleSpacePipeline, name: str | None, limits: Limits) -> Offer:
@@ -151,6 +159,7 @@ class Offer:
             optional_class=network.no_class is not None,
             guided=network.no_class is not None,
             enlarges=sizes[:-1] if channels in _UPLOADED_CHANNELS else (),
+            varies=channels in _UPLOADED_CHANNELS,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -158,12 +167,12 @@ class Offer:
         sizes = {name: [named(size) for size in getattr(self, name)] for name in ("sizes", "enlarges")}
         return asdict(self) | sizes | {"most_guidance": _LARGEST_GUIDANCE, "most_seed": _LARGEST_SEED}
 
-    def wish(self, asked: object, enlarging: bool = False) -> Wish:
+    def wish(self, asked: object, task: Task = "draw") -> Wish:
         """What a visitor asks for, if it is on offer.
 
         Args:
             asked: What the visitor has sent, from JSON.
-            enlarging: Whether it is about a picture to enlarge.
+            task: What it is about.
 
         Raises:
             UserError: If it is not.
@@ -171,20 +180,25 @@ class Offer:
         if not isinstance(asked, Mapping):
             raise UserError("what was asked for cannot be read; load the page again")
         known = {"pictures", "steps", "solver", "seed", "class", "guidance", "size"}
+        known |= {"strength"} if task == "vary" else set()
         if unknown := sorted(map(str, asked.keys() - known)):
             raise UserError(f"the page does not know {unknown[0][:40]!r}; load the page again")
-        sizes = {named(size): size for size in (self.enlarges if enlarging else self.sizes)}
-        if enlarging and not sizes:
-            raise UserError("the model enlarges no pictures; draw some instead")
+        offered = {"draw": self.sizes, "enlarge": self.enlarges, "vary": self.sizes[-1:] if self.varies else ()}[task]
+        sizes = {named(size): size for size in offered}
+        if not sizes:
+            raise UserError(f"the model {'enlarges' if task == 'enlarge' else 'varies'} no pictures; draw some instead")
         label = self._class(asked.get("class"))
         guidance = asked.get("guidance", 1)
         if not _is_number(guidance) or not 1 <= guidance <= _LARGEST_GUIDANCE:
             raise UserError(f"the guidance must be a number from 1 to {_LARGEST_GUIDANCE:g}")
-        if guidance != 1 and (not self.guided or enlarging):
-            what = "enlarging" if enlarging else "the model"
+        if guidance != 1 and (not self.guided or task != "draw"):
+            what = {"draw": "the model", "enlarge": "enlarging", "vary": "varying"}[task]
             raise UserError(f"{what} cannot be guided; set the guidance to 1")
         if guidance != 1 and label is None:
             raise UserError("guidance needs a class to go towards; choose a class, or set the guidance to 1")
+        strength = asked.get("strength") if task == "vary" else 0.5
+        if not _is_number(strength) or not 0 <= strength <= 1:
+            raise UserError("the strength must be a number from 0 to 1")
         return Wish(
             pictures=_whole(asked, "pictures", 1, self.most_pictures),
             steps=_whole(asked, "steps", self.least_steps, self.most_steps),
@@ -193,6 +207,7 @@ class Offer:
             class_label=label,
             guidance=float(guidance),
             size=sizes[_one_of(asked, "size", tuple(sizes))],
+            strength=float(strength),
         )
 
     def _class(self, label: object) -> int | None:

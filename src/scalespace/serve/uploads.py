@@ -45,11 +45,11 @@ def check_upload(data: bytes) -> None:
 
 
 def small_picture(data: bytes, size: tuple[int, int], channels: int) -> Tensor:
-    """The small version of an uploaded picture: cropped around its centre and brought down.
+    """An uploaded picture at a size of the model: cropped around its centre and brought to it.
 
     Args:
         data: The bytes of the file, which ``check_upload`` has let through.
-        size: Height and width of the small version.
+        size: That height and width.
         channels: 3, or 1 for the luminance.
 
     Returns:

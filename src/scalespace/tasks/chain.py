@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from scalespace.diffusion.prediction import clean_image
 from scalespace.networks.network import ask, dtype_of
 from scalespace.pipelines.labels import ClassLabels
-from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
 __all__ = ["Generators", "PipelineDenoiser", "check_pictures", "own_scheduler", "rest_of_chain", "shown"]
@@ -56,7 +56,7 @@ def rest_of_chain(
     timesteps: Sequence[int],
     generator: Generators,
     class_labels: ClassLabels | None,
-    after_step: Callable[..., dict[str, Tensor]] | None = None,
+    after_step: StepCallback | None = None,
 ) -> Tensor:
     """The state that the steps from a given one on lead to, about -1..1.
 
@@ -104,6 +104,10 @@ class PipelineDenoiser:
 
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: int, s: int) -> Tensor:
+        return self.differentiable(x_t, t, s)
+
+    def differentiable(self, x_t: Tensor, t: int, s: int) -> Tensor:
+        """The same prediction, with what its derivative in x_t needs."""
         network, scheduler = self.pipeline.unet, self.pipeline.scheduler
         process = scheduler.process
         time = torch.tensor(t - 1, device=x_t.device)

@@ -22,7 +22,7 @@ from scalespace.diffusion.degradation import Degradation
 from scalespace.diffusion.prediction import Prediction
 from scalespace.operators.linear import LinearOperator, Size
 from scalespace.pipelines.labels import ClassLabels
-from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback
 from scalespace.tasks.chain import Generators, check_pictures, own_scheduler, rest_of_chain, shown
 
 __all__ = ["Consistent", "brought_down", "small_sizes", "upscale"]
@@ -80,6 +80,7 @@ def upscale(
     generator: Generators = None,
     num_inference_steps: int = 50,
     class_labels: ClassLabels | None = None,
+    after_step: StepCallback | None = None,
 ) -> Tensor:
     """Draw large pictures of which small ones are given. Several of one picture are variations of it.
 
@@ -90,6 +91,7 @@ def upscale(
         num_inference_steps: Steps of a whole chain, as ``ScaleSpaceScheduler.set_timesteps`` takes them. Those from the
             resolution of the pictures up are taken.
         class_labels: As the pipeline takes them, if the network has classes.
+        after_step: ``callback_on_step_end`` of the pipeline, for the steps that are taken.
 
     Returns:
         Pictures in [0, 1], shape (B, C, H, W).
@@ -113,4 +115,4 @@ def upscale(
     due = [timestep for timestep in scheduler.timesteps.tolist() if timestep < start]
     scheduler.prediction = Consistent(process.noise, scheduler.prediction, process.degradation, small, start)
     state = process.noise.alpha(start) * small + process.noise.sigma(start) * noise
-    return shown(rest_of_chain(pipeline, scheduler, state, due, generator, class_labels))
+    return shown(rest_of_chain(pipeline, scheduler, state, due, generator, class_labels, after_step))

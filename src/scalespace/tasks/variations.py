@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from scalespace.pipelines.labels import ClassLabels
-from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback
 from scalespace.tasks.chain import Generators, check_pictures, own_scheduler, rest_of_chain, shown
 
 __all__ = ["point_of", "vary"]
@@ -44,6 +44,7 @@ def vary(
     generator: Generators = None,
     num_inference_steps: int = 50,
     class_labels: ClassLabels | None = None,
+    after_step: StepCallback | None = None,
 ) -> Tensor:
     """Draw variations of pictures.
 
@@ -55,6 +56,7 @@ def vary(
         num_inference_steps: Steps of a whole chain, as ``ScaleSpaceScheduler.set_timesteps`` takes them. Those below the point
             that is gone to are taken.
         class_labels: As the pipeline takes them, if the network has classes.
+        after_step: ``callback_on_step_end`` of the pipeline, for the steps that are taken.
 
     Returns:
         Pictures in [0, 1], shape (B, C, H, W).
@@ -71,4 +73,4 @@ def vary(
     noise = randn_tensor(tuple(marginal.mean.shape), generator=generator, device=given.device, dtype=given.dtype)
     # The point itself, since what the picture is left with should not depend on the steps.
     due = [t - 1, *(timestep for timestep in scheduler.timesteps.tolist() if timestep < t - 1)]
-    return shown(rest_of_chain(pipeline, scheduler, marginal.draw(noise), due, generator, class_labels))
+    return shown(rest_of_chain(pipeline, scheduler, marginal.draw(noise), due, generator, class_labels, after_step))
