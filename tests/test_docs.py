@@ -84,8 +84,9 @@ def test_other_commands_in_the_documents_are_there(line, monkeypatch):
 
         monkeypatch.setattr(sys, "argv", words[2:])
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_there)
+        packages = {name: f"{name}.__main__" for name in ("tests.faults", "benchmarks.pretrained")}
         with pytest.raises(_Parsed):
-            import_module({"tests.faults": "tests.faults.__main__"}.get(words[2], words[2])).main()
+            import_module(packages.get(words[2], words[2])).main()
     else:
         assert (ROOT / words[-1]).exists()
 

@@ -53,7 +53,7 @@ def test_a_model_is_planned_written_and_sampled(stock, tmp_path, capsys):
     main(["sample", str(output), "--output", str(tmp_path / "drawn"), "--num-images", "2", "--steps", "4", "--quiet"])
     assert "pictures   2 in" in capsys.readouterr().out
     words = train_words(tmp_path / "run", "--init-from", str(output))
-    assert "are those of a PretrainedUNet, which training cannot go on with" in cli_error(capsys, words)
+    assert "a pretrained model, which brings process and network" in cli_error(capsys, words)
     before = sorted(path.name for path in output.iterdir())
     assert "is there already" in cli_error(capsys, ["accelerate", stock, *DATA, "--output", str(output)])
     assert sorted(path.name for path in output.iterdir()) == before

@@ -43,8 +43,9 @@ _ALWAYS_OF_A_TASK = {
 ALWAYS = {
     "plan": {*_ALWAYS_OF_A_MODEL, "data", "speed", "json"},
     "analyze": {*_ALWAYS_OF_A_MODEL, "output", "json"},
+    # What is said of a model has none where a pretrained one is trained further.
     "train": {
-        *_ALWAYS_OF_A_MODEL,
+        "quiet",
         *("data", "output_dir", "max_steps", "batch_size", "micro_batch", "times", "seed", "learning_rate"),
         *(
             "learning_rate_schedule",

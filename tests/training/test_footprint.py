@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
 from tests.small_models import cli_error, small_config, small_network, train_words
 
 from scalespace.networks.flops import path_activations
-from scalespace.training.build import build_scheduler
+from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.start.footprint import check_footprint
 
@@ -41,7 +42,9 @@ def test_a_run_that_memory_cannot_hold_is_one_sentence_in_seconds(words, sentenc
 def _needs(config: TrainConfig, monkeypatch, processes: int = 1) -> Mapping[str, int]:
     found: dict[str, int] = {}
     monkeypatch.setattr("scalespace.training.start.footprint.check_memory", lambda task, needs, *_: found.update(needs))
-    check_footprint(config, build_scheduler(config), torch.device("cpu"), processes)
+    scheduler = build_scheduler(config)
+    make = partial(build_network, config, scheduler.sizes)
+    check_footprint(config, scheduler, make, torch.device("cpu"), processes)
     return found
 
 

@@ -27,12 +27,12 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.processes import Processes
 from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import ProcessConfig, TrainConfig
+from scalespace.training.configuration import ProcessConfig, TrainConfig, learning_rate
 from scalespace.training.level_sampling import Batch
 from scalespace.training.loop import train as train_aloud
 from scalespace.training.loss_plot import plot_losses
 from scalespace.training.run_directory import DataIdentity, RunDirectory
-from scalespace.training.trainer import Trainer, learning_rate
+from scalespace.training.trainer import Trainer
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

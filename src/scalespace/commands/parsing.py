@@ -41,6 +41,7 @@ __all__ = [
     "read_with_preset",
     "say",
     "tell",
+    "word_after",
 ]
 
 SHELLS = ("bash", "zsh", "fish")
@@ -89,22 +90,28 @@ def read(arguments_class: Any, words: list[str], command: Callable[..., None], d
     return given
 
 
-def read_with_preset(arguments_class: type, words: list[str], command: Callable[..., None], **defaults: Any) -> Any:
+def read_with_preset(
+    arguments_class: type,
+    words: list[str],
+    command: Callable[..., None],
+    model: ModelConfig | None = None,
+    **defaults: Any,
+) -> Any:
     """Read the arguments of a command that has --preset. The preset gives the defaults of all other options.
 
     Args:
         arguments_class: Dataclass of the arguments, as in ``read``.
         words: Words after the command's name, as in ``read``.
         command: Function of the command, as in ``read``.
+        model: What gives the defaults in the place of the preset.
         defaults: Defaults of options that no preset has.
 
     Raises:
         UserError: If there is no such preset, or a degradation of the user's own cannot be imported.
     """
     # The preset decides the defaults of everything else, so it is read first.
-    name = next((after for word, after in pairwise(words) if word == "--preset"), None)
-    name = next((word.removeprefix("--preset=") for word in words if word.startswith("--preset=")), name) or "tiny"
-    start = fields(ModelConfig, preset(name))
+    name = word_after("--preset", words) or "tiny"
+    start = fields(ModelConfig, model or preset(name))
     given = read(arguments_class, words, command, default=arguments_class(preset=name, **start, **defaults))
     if ":" in given.process.degradation:
         from scalespace.diffusion.degradations.own import import_own
@@ -112,6 +119,13 @@ def read_with_preset(arguments_class: type, words: list[str], command: Callable[
         # The user has named it here and now, which is what a model that is loaded has not.
         import_own(given.process.degradation)
     return given
+
+
+def word_after(option: str, words: Sequence[str]) -> str | None:
+    """The value of an option among the words of a command that are not read yet; None where it is not there."""
+    value = next((after for word, after in pairwise(words) if word.replace("_", "-") == option), None)
+    parts = (word.partition("=") for word in words)
+    return next((after for word, mark, after in parts if mark and word.replace("_", "-") == option), value)
 
 
 def fields(kind: type, source: Any) -> dict[str, Any]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
 from scalespace.commands.options.loading import trusted
-from scalespace.commands.parsing import Preset, metrics_named, part, read_with_preset, say
+from scalespace.commands.parsing import Preset, metrics_named, part, read_with_preset, say, word_after
 from scalespace.effects import Need, Needs
 from scalespace.launch import launched
-from scalespace.training.configuration import TrainConfig
+from scalespace.training.changes import field_names
+from scalespace.training.configuration import ModelConfig, TrainConfig
 
 __all__ = ["Arguments", "run"]
 
@@ -21,6 +22,13 @@ _EVALUATED = Need(
     lambda given: given.evaluate_every > 0 and given.evaluate_data is not None,
     "where the run is not measured",
     "give --evaluate-every and --evaluate-data too",
+)
+
+
+_OWN_MODEL = Need(
+    lambda given: _brought(given.init_from, given.output_dir) is None,
+    "with --init-from {init_from}, a pretrained model, which brings process and network",
+    "start from another model",
 )
 
 
@@ -52,6 +60,7 @@ class Arguments(TrainConfig):
             Need(lambda given: given.init_from is not None, "without --init-from", "name a model by --init-from"),
             trusted(lambda given: (given.init_from,)),
         ),
+        **{name: (_OWN_MODEL, *TrainConfig.needs.get(name, ())) for name in ("preset", *field_names(ModelConfig()))},
         "evaluate_every": (
             Need(
                 lambda given: given.evaluate_data is not None,
@@ -83,9 +92,15 @@ class Arguments(TrainConfig):
 def run(words: list[str]) -> None:
     """Train a model on a folder or zip of images. The same command again resumes the run.
 
+    A pretrained model that scalespace accelerate wrote brings process and network, and is trained further by --init-from.
+
     example: scalespace train --preset tiny --data photos/ --output-dir runs/photos --max-steps 20000
+
+    example: scalespace train --init-from fast --data photos/ --output-dir runs/fast --max-steps 2000 --warmup-steps 100
     """
-    given = read_with_preset(Arguments, words, run, data=tyro.MISSING, output_dir=tyro.MISSING)
+    brings = _brought(word_after("--init-from", words), word_after("--output-dir", words))
+    model = None if brings is None else brings.model
+    given = read_with_preset(Arguments, words, run, model, data=tyro.MISSING, output_dir=tyro.MISSING)
     config = part(TrainConfig, given)
     from scalespace.training.loop import train
 
@@ -117,3 +132,12 @@ def run(words: list[str]) -> None:
         say("no loss curve: matplotlib is not installed (pip install scale-space-diffusion[plot])")
     else:
         say(f"loss curve {trained.path / 'loss.png'}")
+
+
+def _brought(init_from: str | None, output_dir: str | None) -> Any:
+    """What a pretrained model brings; None where the run starts from no such model."""
+    if init_from is None:
+        return None
+    from scalespace.training.pretrained.brought import brought
+
+    return brought(init_from, output_dir or "")

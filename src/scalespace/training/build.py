@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -169,12 +169,12 @@ def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:
         raise UserError(f"level_shares: {cause(error)}") from error
 
 
-def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSampler) -> LevelBatches:
+def build_batches(config: TrainConfig, make: Callable[[], Any], times: TimeSampler) -> LevelBatches:
     """How many pictures the steps of a run take, over all processes.
 
     Args:
         config: Configuration of the run.
-        process: The process to train on.
+        make: Builds a network like that of the run.
         times: Draws the groups of its steps.
     """
     pairs = [(group.size, group.target_size) for group in times.groups]
@@ -182,7 +182,7 @@ def build_batches(config: TrainConfig, process: ScaleSpaceProcess, times: TimeSa
     # Natural batches are of one size whatever their steps cost, and counting takes seconds.
     if config.level_sampling != "natural":
         with torch.device("meta"):
-            network = build_network(config, tuple(dict.fromkeys(size for size, _ in pairs)))
+            network = make()
         gflops = [path_gflops(network, *pair) for pair in pairs]
         if config.level_sampling == "constant-memory":
             activations = [path_activations(network, *pair) for pair in pairs]

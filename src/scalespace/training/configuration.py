@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -23,6 +24,7 @@ __all__ = [
     "SolverName",
     "SpacingName",
     "TrainConfig",
+    "learning_rate",
     "preset",
 ]
 
@@ -248,6 +250,21 @@ class TrainConfig(ModelConfig):
         if self.change_share is not None and not 0 <= self.change_share <= 1:
             raise UserError(f"change_share is {self.change_share}; a share lies between 0 and 1")
         allowed_names(self.allow_change, set(field_names(self)))
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of a step, counted from 0.
+
+    Source of the inverse square root: Karras et al. 2024 (arXiv 2312.02696).
+    """
+    shape = {
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * min(step / config.max_steps, 1))) / 2,
+        "inverse-sqrt": min(1.0, math.sqrt(config.full_rate_steps / max(step, 1))),
+    }[config.learning_rate_schedule]
+    warm = (step + 1) / max(config.warmup_steps, 1)
+    cool = (config.max_steps - step) / max(config.cooldown_steps, 1)
+    return config.learning_rate * min(1.0, warm, cool) * shape
 
 
 def _octaves(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:

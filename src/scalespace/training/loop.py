@@ -35,6 +35,7 @@ from scalespace.training.build import (
 from scalespace.training.changes import told
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.evaluation import Evaluation, Evaluator
+from scalespace.training.pretrained.brought import brought
 from scalespace.training.recorder import Recorder
 from scalespace.training.report import RunReport
 from scalespace.training.run_directory import DataIdentity, RunDirectory
@@ -86,15 +87,18 @@ def train(
         )
     config = processes.first(partial(with_precision, config, say))
     # Whatever does not fit is found before anything is read or written.
-    known = without_data(config)
-    scheduler = build_scheduler(known)
+    known, brings = without_data(config), processes.first(lambda: brought(config.init_from, config.output_dir))
+    if brings is not None:
+        brings.check(config)
+    scheduler = build_scheduler(known) if brings is None else brings.process()
+    make = partial(build_network, config, scheduler.sizes) if brings is None else brings.network
     accelerator = accelerator_for(config)
-    check_footprint(known, scheduler, accelerator.device, processes.count)
+    check_footprint(known, scheduler, make, accelerator.device, processes.count)
     torch.manual_seed(config.seed)
-    network = build_network(config, scheduler.sizes)
+    network = make()
     folder, initial = Path(config.output_dir), None
     if config.init_from is not None and processes.first(lambda: RunDirectory(config, None).latest_checkpoint() is None):
-        initial = start_from(config.init_from, network, scheduler, processes, say, progress, trust)
+        initial = start_from(config.init_from, network, scheduler, processes, say, progress, brings, trust)
     trainer = Trainer(config, accelerator, scheduler, network, processes)
     processes.first(lambda: RunDirectory(config, None) and check_unlocked(folder))
     evaluator = None if evaluation is None else Evaluator(evaluation, trainer, progress)
@@ -108,6 +112,8 @@ def train(
         say=say,
         num_classes=config.network.num_classes,
     )
+    if brings is not None:
+        brings.check(config, data.classes)
     for line in announcement(config, data):
         say(line)
     if config.process.awaits_data:

@@ -23,6 +23,7 @@ from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
 from scalespace.training.build import build_network, build_scheduler
 from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig
+from scalespace.training.pretrained.brought import kept
 from scalespace.training.run_directory import AVERAGES, CHECKPOINTS, MODEL, RUN_FILE, completed
 from scalespace.training.trainer import EMA_FILE
 
@@ -186,11 +187,11 @@ def _pipeline(
                 "network": NetworkConfig(**_known(NetworkConfig, known["network"])),
             }
         )
-        names = known.get("class_names") or ()
+        names, brings = known.get("class_names") or (), kept(known)
     allow_own(model.process.degradation, trust)
-    scheduler = build_scheduler(model)
+    scheduler = build_scheduler(model) if brings is None else brings.process()
     with torch.device("meta"):
-        network = build_network(model, scheduler.sizes)
+        network = build_network(model, scheduler.sizes) if brings is None else brings.network()
     try:
         network.load_state_dict(dict(weights), assign=True)
     except RuntimeError as error:

@@ -50,12 +50,12 @@ from scalespace.processes import Processes
 from scalespace.reading import parse_json
 from scalespace.runs.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
-from scalespace.training.configuration import TrainConfig
+from scalespace.training.configuration import TrainConfig, learning_rate
 from scalespace.training.level_sampling import Batch, gradient_variance, parts, share
 from scalespace.training.recorder import Skipped, StepResult
 from scalespace.training.time_sampling import TimeGroup
 
-__all__ = ["EMA_FILE", "Trainer", "learning_rate"]
+__all__ = ["EMA_FILE", "Trainer"]
 
 # Words of the random keys that keep the streams of one seed apart.
 _GROUP, _TIMES, _NOISE, _DROPOUT, _CONDITION, _LABELS = range(6)
@@ -91,6 +91,8 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.processes = processes
+        # Only its configuration counts, whatever it is wrapped in later.
+        self._make = partial(type(network).from_config, network.config)
         self.follow(scheduler)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
@@ -123,7 +125,7 @@ class Trainer:
         self.scheduler = scheduler
         self.process = scheduler.process
         self.times = build_times(self.config, self.process)
-        self.batches = build_batches(self.config, self.process, self.times)
+        self.batches = build_batches(self.config, self._make, self.times)
         self.weight = loss_weight(self.config, self.process)
         if self.config.sample_every:
             try:
@@ -374,21 +376,6 @@ class Trainer:
         finally:
             self.ema.restore(network.parameters())
             network.train()
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step, counted from 0.
-
-    Source of the inverse square root: Karras et al. 2024 (arXiv 2312.02696).
-    """
-    shape = {
-        "constant": 1.0,
-        "cosine": (1 + math.cos(math.pi * min(step / config.max_steps, 1))) / 2,
-        "inverse-sqrt": min(1.0, math.sqrt(config.full_rate_steps / max(step, 1))),
-    }[config.learning_rate_schedule]
-    warm = (step + 1) / max(config.warmup_steps, 1)
-    cool = (config.max_steps - step) / max(config.cooldown_steps, 1)
-    return config.learning_rate * min(1.0, warm, cool) * shape
 
 
 def _key(*words: int) -> int:

@@ -99,7 +99,8 @@ class Pretrained:
         """
         try:
             with torch.device("meta"):
-                network = PretrainedUNet(dict(self.unet), tuple(sizes), **self.noise)
+                # By name, since diffusers takes what is given by place for a default, and leaves it out of copies.
+                network = PretrainedUNet(unet=dict(self.unet), sizes=tuple(sizes), **self.noise)
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise UserError(f"model {self.folder} cannot be taken: {cause(error)}") from error
         if outline:

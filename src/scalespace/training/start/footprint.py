@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flops import path_activations
+from scalespace.pipelines.pretrained.unet import PretrainedUNet
 from scalespace.pipelines.sampling import check_batch
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.runs.averages import WIDTHS
-from scalespace.training.build import build_batches, build_network, build_times
+from scalespace.training.build import build_batches, build_times
 from scalespace.training.configuration import TrainConfig
 
 __all__ = ["check_footprint"]
@@ -25,13 +28,18 @@ _BATCHES = 5  # those that are read ahead, and the one in use
 
 
 def check_footprint(
-    config: TrainConfig, scheduler: ScaleSpaceScheduler, device: torch.device, processes: int = 1
+    config: TrainConfig,
+    scheduler: ScaleSpaceScheduler,
+    make: Callable[[], Any],
+    device: torch.device,
+    processes: int = 1,
 ) -> None:
     """Refuse a run that memory or disk cannot hold.
 
     Args:
         config: Configuration of the run.
         scheduler: Scheduler with the process of the run.
+        make: Builds a network like that of the run.
         device: Device that each process computes on.
         processes: Number of processes that share a step.
 
@@ -40,14 +48,14 @@ def check_footprint(
     """
     # Not on "meta": there attention keeps its matrix of weights, which the fused kernels of CPUs and accelerators do not.
     with FakeTensorMode():
-        network, size = build_network(config, scheduler.sizes), scheduler.image_size
+        network, size = make(), scheduler.image_size
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         activations = path_activations(network, size, size)
     if config.mixed_precision in ("bf16", "fp16"):
         activations //= 2
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    batches = build_batches(config, scheduler.process, build_times(config, scheduler.process)).sizes(0)
+    batches = build_batches(config, make, build_times(config, scheduler.process)).sizes(0)
     # The first group has the steps at the full resolution.
     together = min(-(-batches[0] // processes), config.micro_batch or batches[0])
     averages = len(WIDTHS) if config.average_every else 0
@@ -56,7 +64,8 @@ def check_footprint(
         f"the activations of {together:,} pictures": together * activations,
     }
     read = {"the pictures that are read ahead": _BATCHES * max(batches) // processes * 3 * math.prod(size)}
-    lower = "lower --batch-size or --network.base-channels, or give a --micro-batch"
+    narrower = "" if isinstance(network, PretrainedUNet) else " or --network.base-channels"
+    lower = f"lower --batch-size{narrower}, or give a --micro-batch"
     if device.type == "cpu":
         check_memory("training", needs | read, lower)
     else:
@@ -69,5 +78,5 @@ def check_footprint(
         Path(config.output_dir),
         1,
         (_KEPT_NUMBERS + averages) * _FLOAT * parameters,
-        "name another --output-dir or lower --network.base-channels",
+        f"name another --output-dir{narrower.replace('or', 'or lower')}",
     )

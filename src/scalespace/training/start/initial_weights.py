@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,23 +13,26 @@ from scalespace.errors import UserError, cause
 from scalespace.manifest import checksum
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.transfer import Transfer, take_weights
+from scalespace.pipelines.pretrained.unet import PretrainedUNet
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
 from scalespace.reading import path_of, reading
 from scalespace.training.models import opened
+from scalespace.training.pretrained.brought import Brought
 
 __all__ = ["start_from"]
 
 
 def start_from(
     path: str,
-    network: FlexiUNet,
+    network: FlexiUNet | PretrainedUNet,
     scheduler: ScaleSpaceScheduler,
     processes: Processes,
     say: Callable[[str], None],
     progress: bool = True,
+    brings: Brought | None = None,
     trust: bool = False,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Start the weights of a network from those of a model; one process reads it, and all get the same.
 
     Args:
@@ -38,23 +42,33 @@ def start_from(
         processes: Those that train together.
         say: Takes a line for the user that says what was taken, what was left out, and why.
         progress: Whether reading that takes over two seconds shows a bar on stderr.
+        brings: What the model brings besides weights, where it is a pretrained one.
         trust: Whether to import the module of a degradation that the model names, as in ``load_pipeline``.
 
     Returns:
-        What is to be known of the weights later: "path", the "file" they were read from, and its "sha256".
+        What is to be known of the weights later: "path", the "file" they were read from, its "sha256", and "brought", what
+        a pretrained model brings.
 
     Raises:
         UserError: If the model cannot be read, or its weights do not fit the network.
     """
 
-    def read() -> tuple[dict[str, str], dict[str, Tensor]]:
+    def read() -> tuple[dict[str, Any], dict[str, Tensor]]:
         source, file = opened(path_of(path), say, progress, trust=trust)
         with reading(file, "restore it from a copy"):
             digest = checksum(file)
-        if not isinstance(source.unet, FlexiUNet):
+        known = {"path": path, "file": os.path.abspath(file), "sha256": digest}  # noqa: PTH100
+        if isinstance(source.unet, PretrainedUNet) and isinstance(network, PretrainedUNet) and brings is not None:
+            network.load_state_dict(source.unet.state_dict())
+            parameters = sum(value.numel() for value in network.parameters())
+            say(
+                f"starts from {file} (sha256 {digest[:12]}): {parameters:,} parameters, with their network and its process"
+            )
+            return known | {"brought": brings.as_dict()}, network.state_dict()
+        if not (isinstance(source.unet, FlexiUNet) and isinstance(network, FlexiUNet)):
             raise UserError(
-                f"the weights of --init-from {path} are those of a {type(source.unet).__name__}, which training cannot go on "
-                "with; give a model that scalespace trained, or leave --init-from out"
+                f"the weights of --init-from {path} are those of a {type(source.unet).__name__}, which brings process and "
+                "network of its own and is taken from a folder alone; download it first, or leave --init-from out"
             )
         try:
             transfer = take_weights(network, source.unet)
@@ -65,7 +79,7 @@ def start_from(
             ) from error
         for line in _told(file, digest, transfer, source.scheduler, scheduler):
             say(line)
-        return {"path": path, "file": os.path.abspath(file), "sha256": digest}, network.state_dict()  # noqa: PTH100
+        return known, network.state_dict()
 
     known, weights = processes.first(read)
     if not processes.is_first:
