@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from scalespace.errors import UserError
 from scalespace.metrics.features import Mode
 from scalespace.metrics.frechet_distance import Moments
-from scalespace.metrics.statistics import Statistics, read_statistics, write_statistics
+from scalespace.metrics.statistics import Statistics, holds_no_mode, read_statistics, write_statistics
 
 
 def _statistics(keep: bool) -> Statistics:
@@ -39,13 +39,13 @@ def _changed(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"covariance": np.eye(3)}, "is no whole statistics file .shapes do not fit each other."),
-        ({"mean": np.full(4, np.nan)}, "is no whole statistics file .values are not finite."),
-        ({"mean": None}, "is no whole statistics file"),
+        ({"sigma": np.eye(3)}, "is no whole statistics file .shapes do not fit each other."),
+        ({"mu": np.full(4, np.nan)}, "is no whole statistics file .values are not finite."),
+        ({"mu": None}, "is no whole statistics file"),
         ({"features": np.zeros((3, 4))}, "shapes do not fit each other"),
         ({"about": np.array("not JSON")}, "is no whole statistics file"),
         ({"about": np.array('{"format": "other"}')}, "is of another version .other."),
-        ({"mean": np.array([{}], dtype=object)}, "is no whole statistics file .ValueError.; make it again"),
+        ({"mu": np.array([{}], dtype=object)}, "is no whole statistics file .ValueError.; make it again"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(changes, sentence, tmp_path):
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_one_sentence(changes, sentence, tmp_path):
 
 def _told(**changes: object) -> dict[str, object]:
     mode = {"extractor": "built-in", "resize": "none", "fingerprint": "abc"}
-    about = {"format": "scalespace statistics 1", "mode": mode, "name": "x", "count": 9, "image_size": [16, 24]}
+    about = {"format": "scalespace statistics 2", "mode": mode, "name": "x", "count": 9, "image_size": [16, 24]}
     return {"about": np.array(json.dumps(about | changes))}
 
 
@@ -93,23 +93,74 @@ def test_an_array_that_is_said_to_be_larger_than_it_is_takes_no_memory(tmp_path)
     write_statistics(path, _statistics(False))
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
-    header = parts["covariance.npy"]
+    header = parts["sigma.npy"]
     # The header is padded, so that it may be longer.
-    parts["covariance.npy"] = header.replace(b"(4, 4), }          ", b"(4, 10000000000), }")
-    assert parts["covariance.npy"] != header
+    parts["sigma.npy"] = header.replace(b"(4, 4), }          ", b"(4, 10000000000), }")
+    assert parts["sigma.npy"] != header
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in parts.items():
             archive.writestr(name, content)
-    with pytest.raises(UserError, match="covariance is cut short"):
+    with pytest.raises(UserError, match="sigma is cut short"):
         read_statistics(path)
 
 
 def test_files_of_other_programs_and_other_endings_are_refused(tmp_path):
-    np.savez(tmp_path / "fid.npz", mu=np.zeros(3), sigma=np.eye(3))
-    with pytest.raises(UserError, match=r"does not say which features .* \(it holds mu, sigma\)"):
+    np.savez(tmp_path / "fid.npz", activations=np.zeros((5, 3)))
+    with pytest.raises(UserError, match=r"holds no statistics, which are mu and sigma \(it holds activations\)"):
         read_statistics(tmp_path / "fid.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(UserError, match="is no whole statistics file"):
         read_statistics(tmp_path / "text.npz")
     with pytest.raises(UserError, match=r"name it photos\.npz"):
         write_statistics(tmp_path / "photos.json", _statistics(False))
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "photos.npz"
+    written = _statistics(False)
+    write_statistics(path, written)
+    names = {"mu": None, "sigma": None, "mean": written.moments.mean, "covariance": written.moments.covariance}
+    _changed(path, **names, **_told(format="scalespace statistics 1"))
+    read = read_statistics(path).moments
+    assert_close((read.mean, read.covariance), (written.moments.mean, written.moments.covariance), rtol=0, atol=0)
+
+
+def test_mean_and_covariance_of_other_programs_are_read_and_they_read_ours(tmp_path):
+    # As pytorch-fid writes them, and guided-diffusion with further ones, some in float32.
+    moments = _statistics(False).moments
+    mu, sigma = moments.mean.numpy(), moments.covariance.numpy()
+    np.savez_compressed(tmp_path / "fid.npz", mu=mu, sigma=sigma)
+    np.savez(tmp_path / "adm.npz", mu=mu.astype("f4"), sigma=sigma.astype("f4"), mu_s=mu, sigma_s=sigma)
+    for name, rtol in (("fid.npz", 0.0), ("adm.npz", 1e-6)):
+        read = read_statistics(tmp_path / name)
+        assert (read.mode, read.image_size, read.features, read.moments.count) == (None, None, None, 0)
+        assert_close(
+            (read.moments.mean, read.moments.covariance), (moments.mean, moments.covariance), rtol=rtol, atol=1e-7
+        )
+        assert holds_no_mode(tmp_path / name)
+        with pytest.raises(UserError, match="do not say what they are of"):
+            write_statistics(tmp_path / "again.npz", read)
+    write_statistics(tmp_path / "ours.npz", _statistics(True))
+    # What pytorch-fid does with a file.
+    with np.load(tmp_path / "ours.npz") as file:
+        assert np.array_equal(file["mu"][:], mu)
+        assert np.array_equal(file["sigma"][:], sigma)
+    assert not holds_no_mode(tmp_path / "ours.npz")
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "fault"),
+    [
+        (np.zeros(3), np.eye(4), "shapes do not fit each other"),
+        (np.zeros((3, 1)), np.eye(3), "shapes do not fit each other"),
+        (np.zeros(0), np.zeros((0, 0)), "there are no pictures"),
+        (np.zeros(3), np.triu(np.ones((3, 3))), "sigma is not symmetric"),
+        (np.zeros(3), np.full((3, 3), np.inf), "values are not finite"),
+        (np.zeros(3, int), np.eye(3), "values are not finite"),
+        (np.array([{}] * 3, dtype=object), np.eye(3), "ValueError"),
+    ],
+)
+def test_mean_and_covariance_that_are_none_are_one_sentence(mu, sigma, fault, tmp_path):
+    np.savez(tmp_path / "fid.npz", mu=mu, sigma=sigma)
+    with pytest.raises(UserError, match=f"fid.npz is no whole statistics file .{fault}"):
+        read_statistics(tmp_path / "fid.npz")

@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from scalespace.commands.options.drawing import GUIDED, DrawingOptions
 from scalespace.commands.options.loading import Loading
 from scalespace.commands.parsing import device_named, dtype_named, fields, metrics_named, read, say
 from scalespace.effects import Need, Needs
 from scalespace.files import OutputFile
 from scalespace.launch import launched
-from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
@@ -78,11 +78,11 @@ _FILE = Need(_runs_file, "without a file of an extractor", "give a TorchScript f
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measuring:
+class _Measuring(DrawingOptions):
     """What is compared, and how."""
 
     generated: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENERATED")]
-    """Folder or zip of pictures, statistics (.npz), or a model (RUN/model, or OWNER/NAME on the Hub) to draw from."""
+    """Folder, zip or .npz of pictures, statistics (.npz), or a model (RUN/model, or OWNER/NAME on the Hub) to draw from."""
     reference: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REFERENCE")]
     """The pictures to compare with, in any of the same forms."""
     metrics: str | None = None
@@ -107,16 +107,6 @@ class _Measuring:
     """Keep what is measured of the reference in the user's cache folder, so that the next comparison is quicker."""
     num_images: int = 1000
     """Number of pictures to draw from a side that is a model."""
-    steps: int = 50
-    """Number of sampling steps for a side that is a model."""
-    solver: SolverName | None = None
-    """Solver that takes the steps. None takes the model's own."""
-    eta: float | None = None
-    """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
-    spacing: SpacingName | None = None
-    """Steps equal in time (linspace, trailing), or in log-SNR. None takes the model's own."""
-    batch_size: int = 16
-    """Number of pictures drawn together."""
     seed: int = 0
     """Seed of the drawn pictures and of everything else that is random."""
     save_statistics: OutputFile | None = None
@@ -161,6 +151,10 @@ class Arguments(Loading, _Measuring):
         "solver": (_MODEL,),
         "eta": (_MODEL,),
         "spacing": (_MODEL,),
+        "class_label": (_MODEL,),
+        "guidance_scale": (_MODEL,),
+        "guidance_interval": (_MODEL, GUIDED),
+        "guidance_model": (_MODEL, GUIDED),
         "variant": (_MODEL,),
         "revision": (_MODEL, *Loading.needs["revision"]),
         "trust_model": (_MODEL, *Loading.needs["trust_model"]),
@@ -179,7 +173,8 @@ class Arguments(Loading, _Measuring):
 
     @property
     def named(self) -> tuple[str | None, ...]:
-        return tuple(side for side in (self.generated, self.reference) if _draws(side))
+        sides = tuple(side for side in (self.generated, self.reference) if _draws(side))
+        return sides if self.guidance_model is None else (*sides, self.guidance_model)
 
 
 def run(words: list[str]) -> None:
@@ -188,6 +183,8 @@ def run(words: list[str]) -> None:
     example: scalespace evaluate runs/photos/model photos.zip --num-images 1000 --metrics fid,kid,swd
 
     example: scalespace evaluate pictures/ photos.zip --features efficientnet-lite0 --metrics fid,kid,prdc
+
+    example: scalespace evaluate runs/animals animals.zip --guidance-scale 2 --guidance-interval 0.2 5
 
     example: scalespace evaluate pictures/ photos.zip --inception-weights inception-2015-12-05.pt --json
     """

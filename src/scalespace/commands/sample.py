@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from scalespace.commands.options.drawing import GUIDED, DrawingOptions
 from scalespace.commands.options.loading import Loading
 from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
@@ -17,16 +18,12 @@ from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
 from scalespace.files import OutputFile, OutputFolder
 from scalespace.processes import join
-from scalespace.training.configuration import SolverName, SpacingName
 
 __all__ = ["Arguments", "run"]
 
 
-_GUIDED = Need(lambda given: given.guidance_scale != 1, "without guidance", "give a --guidance-scale other than 1")
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Drawing:
+class _Drawing(DrawingOptions):
     """What is drawn, and how."""
 
     model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
@@ -35,32 +32,14 @@ class _Drawing:
     """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
     num_images: int = 16
     """Number of pictures."""
-    steps: int = 50
-    """Number of network calls with spacing log_snr. With others, the calls at changes of resolution come on top."""
-    solver: SolverName | None = None
-    """Solver that takes the steps. None takes the model's own."""
-    eta: float | None = None
-    """Only used with solver ddim: 0 is deterministic, 1 is ancestral. None takes the model's own."""
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
     """How a step raises the resolution: exact is the solver's own way, the others are baselines. None is the model's own."""
-    spacing: SpacingName | None = None
-    """Steps equal in time (linspace; trailing, down to 0) or in log-SNR (best for multistep). None takes the model's own."""
     upsample: str | None = None
     """Folder of a second model, trained with --network.condition-size, that enlarges the pictures."""
     stop_at_size: tuple[int, int] | None = None
     """Height and width of one of the model's levels at which to stop, for a first look. None goes up to the full size."""
     seed: int = 0
     """Seed of the pictures. Picture i depends only on the seed and on i."""
-    batch_size: int = 16
-    """Number of pictures drawn together."""
-    class_label: str | None = None
-    """Class of all pictures, by name or by number; a word that is both is the name. With None, classes come in turn."""
-    guidance_scale: float = 1.0
-    """Above 1: stronger classes, on a model trained with --label-dropout; or better pictures, with --guidance-model."""
-    guidance_interval: tuple[float, float] | None = None
-    """Only with --guidance-scale: smallest and largest sigma / alpha, EDM's sigma, at which there is guidance."""
-    guidance_model: str | None = None
-    """Only with --guidance-scale: a worse model to guide away from, smaller or earlier, of the same resolutions and noise."""
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
     preview: OutputFile | None = None
@@ -80,8 +59,8 @@ class Arguments(Loading, _Drawing):
                 "give --solver ddim",
             ),
         ),
-        "guidance_interval": (_GUIDED,),
-        "guidance_model": (_GUIDED,),
+        "guidance_interval": (GUIDED,),
+        "guidance_model": (GUIDED,),
         "bridge": (
             Need(
                 lambda given: given.bridge == "exact" or any(len(model.scheduler.sizes) > 1 for model in given.models),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from scalespace.errors import UserError, cause
 from scalespace.memory import check_disk
 from scalespace.pipelines.pictures import image_generators, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.sampling import check_batch, use_solver
+from scalespace.pipelines.sampling import check_batch, check_guidance, class_number, use_solver
 from scalespace.processes import join
 from scalespace.reports.progress import progress_bar
 
@@ -41,6 +43,10 @@ class Sampling:
         solver: Solver, as ``ScaleSpaceScheduler`` names it. None takes the model's own, here and in the next two.
         eta: Only used with DDIM: from 0, deterministic, to 1, ancestral.
         spacing: Spacing of the steps, the timestep_spacing of ``ScaleSpaceScheduler``.
+        class_label: Class of all pictures, its name or its number. None takes the classes of a model in turn.
+        guidance_scale: As a call of the model takes it, and the next one.
+        guidance_interval: Smallest and largest sigma / alpha at which there is guidance.
+        guidance_model: Folder or name of a worse model to guide away from.
         device: Device to draw on.
         variant: Weights to take of a model, as in ``load_pipeline``; so the next two.
         revision: Branch, tag or commit of a model on the Hub.
@@ -55,20 +61,41 @@ class Sampling:
     solver: str | None = None
     eta: float | None = None
     spacing: str | None = None
+    class_label: str | None = None
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_model: str | None = None
     device: torch.device | str = "cpu"
     variant: str | None = None
     revision: str | None = None
     dtype: torch.dtype = torch.float32
     trust_model: bool = False
 
+    def __str__(self) -> str:
+        parts = [f"{self.steps} steps, seed {self.seed}"]
+        if self.class_label is not None:
+            parts.append(f"class {self.class_label}")
+        if self.guidance_scale != 1:
+            place = (
+                ""
+                if self.guidance_interval is None
+                else " for sigma / alpha of {:g} to {:g}".format(*self.guidance_interval)
+            )
+            worse = "" if self.guidance_model is None else f" away from {self.guidance_model}"
+            parts.append(f"guidance {self.guidance_scale:g}{worse}{place}")
+        return ", ".join(parts)
 
-def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Tensor:
+
+def draw(
+    pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool, worse: ScaleSpacePipeline | None = None
+) -> Tensor:
     """Draw pictures on all processes.
 
     Args:
         pipeline: A trained model. Its solver is changed.
         sampling: Settings of the drawing.
         progress: Whether what takes over two seconds shows a progress bar on stderr.
+        worse: The model that ``sampling.guidance_model`` names.
 
     Returns:
         uint8, shape (N, 3, H, W), on the CPU, the same on every process.
@@ -77,8 +104,15 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
         UserError: If the model cannot be sampled so, or the pictures are out of all proportion to memory, disk or time.
     """
     shared = join()
-    batch = _checked_batch(pipeline, sampling)
-    pipeline.to(sampling.device)
+    guidance = {
+        "guidance_scale": sampling.guidance_scale,
+        "guidance_interval": sampling.guidance_interval,
+        "guidance_model": worse,
+    }
+    batch = _checked_batch(pipeline, sampling, guidance)
+    label = class_number(pipeline, sampling.class_label)
+    for model in filter(None, (pipeline, worse)):
+        model.to(sampling.device)
     pipeline.set_progress_bar_config(disable=True)
     classes = pipeline.unet.num_classes
     count, processes = sampling.num_images, shared.count
@@ -95,9 +129,10 @@ def draw(pipeline: ScaleSpacePipeline, sampling: Sampling, progress: bool) -> Te
                     len(numbers),
                     generator=image_generators(sampling.seed, numbers.tolist()),
                     num_inference_steps=sampling.steps,
-                    class_labels=None if classes is None else numbers % classes,
+                    class_labels=label if classes is None or label is not None else numbers % classes,
                     output_type="pt",
                     return_dict=False,
+                    **guidance,
                 )[0]
             except ValueError as error:
                 raise UserError(cause(error)) from error
@@ -133,18 +168,22 @@ def room_for(count: int, size: tuple[int, int]) -> Tensor:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
-def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling) -> int:
-    """Set the solver, and refuse what cannot be drawn; number of pictures that a process draws together."""
+def _checked_batch(pipeline: ScaleSpacePipeline, sampling: Sampling, guidance: Mapping[str, Any]) -> int:
+    """Set the solver and the steps, and refuse what cannot be drawn; number of pictures that a process draws together."""
     for name, value in (("num-images", sampling.num_images), ("batch-size", sampling.batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
     choices = {"solver": sampling.solver, "eta": sampling.eta, "timestep_spacing": sampling.spacing}
     try:
         use_solver(pipeline, **{name: choice for name, choice in choices.items() if choice is not None})
+        pipeline.scheduler.set_timesteps(sampling.steps)
+        guided = check_guidance(pipeline, guidance)
     except ValueError as error:
         raise UserError(cause(error)) from error
     batch = min(sampling.batch_size, sampling.num_images)
-    check_batch(pipeline.unet, batch, sampling.device, "lower --batch-size")
+    # Guidance by the model itself runs it on twice the pictures.
+    copies = 2 if guided and guidance["guidance_model"] is None else 1
+    check_batch(pipeline.unet, copies * batch, sampling.device, "lower --batch-size")
     return batch
 
 

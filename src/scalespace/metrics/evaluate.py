@@ -13,7 +13,7 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.launch import launched
 from scalespace.metrics.drawing import Sampling
-from scalespace.metrics.extractors.choice import INCEPTION_VARIABLE, chosen_extractor
+from scalespace.metrics.extractors.choice import INCEPTION_VARIABLE, check_named, chosen_extractor
 from scalespace.metrics.features import FeatureExtractor, Mode, ResizeRule, extract
 from scalespace.metrics.frechet_distance import Moments, frechet
 from scalespace.metrics.kernel_distance import kid
@@ -93,7 +93,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     """Measure how far generated pictures are from reference pictures.
 
     Args:
-        generated: Folder, zip, statistics file or model folder, or synthetic:shapes:N.
+        generated: Folder or zip of pictures, .npz file of pictures or statistics, model folder, or synthetic:shapes:N.
         reference: Path of the reference side, in any of the same forms.
         options: What to measure and how.
         progress: Whether what takes over two seconds shows a bar on stderr.
@@ -111,6 +111,7 @@ def evaluate(generated: str, reference: str, options: Options, progress: bool = 
     )
     if options.save_statistics is not None:
         check_statistics_path(Path(options.save_statistics))
+    check_named((generated, reference), extractor, options.save_statistics is not None)
     progress = progress and launched()[0] == 0
     sides = open_sides(generated, reference, options.sampling, options.size, options.cache, progress)
     return compare(sides, extractor, options, progress)
@@ -328,7 +329,7 @@ def _features(side: Side, extractor: FeatureExtractor, progress: bool) -> Tensor
             str(extractor.mode), lambda pictures: {"features": extract(extractor, pictures, side.name, progress)}
         )["features"]
     found = side.statistics
-    if found.mode != extractor.mode:
+    if found.mode not in (None, extractor.mode):
         raise UserError(
             f"the statistics {side.name} are of {found.mode}, and this run takes {extractor.mode}; "
             "give the same extractor and resize, or make the statistics again"
@@ -357,7 +358,7 @@ def _notes(
     """Sentences that a reader of the figures must know."""
     if all(side.grey for side in sides):
         yield "Both sides are grey, and features and distances are of three equal channels."
-    fewest = min(side.count for side in sides)
+    fewest = min(side.count for side in sides if side.count)
     if "fid" in metrics:
         yield (
             "A Frechet distance is biased upwards, the more the fewer pictures there are: compare it at these counts only."
@@ -372,6 +373,9 @@ def _notes(
             f"These are distances of {mode.extractor} features and no FID or KID; those need --inception-weights or "
             f"{INCEPTION_VARIABLE}."
         )
+    for side in sides:
+        if not side.count:
+            yield f"{side.name} does not say what it is of; that it is of {mode} is what you have named."
     for row in rows:
         if row.patches is not None:
             first, second = (

@@ -21,7 +21,7 @@ class Row:
         key: Name of the figure in JSON.
         name: Name of the figure for people, with its unit.
         measured: The figure with its interval.
-        counts: Number of pictures of either side that the figure was computed from.
+        counts: Number of pictures of either side that the figure was computed from; 0 where it is not known.
         better: Whether lower or higher is better.
         remark: What is printed after the figure.
         patches: Number of patches of either side that the figure was computed from; None if it needs no patches.
@@ -56,7 +56,7 @@ class Evaluation:
         sides = {
             name: {
                 "name": side.name,
-                "count": side.count,
+                "count": side.count or None,
                 "image_size": side.image_size,
                 "preparation": side.preparation and side.preparation.as_dict(),
             }
@@ -64,7 +64,13 @@ class Evaluation:
         }
         features = None if self.mode is None else self.mode.as_dict() | {"dimensions": self.dimensions}
         rows = [
-            {"key": row.key, "name": row.name, **asdict(row.measured), "counts": row.counts, "better": row.better}
+            {
+                "key": row.key,
+                "name": row.name,
+                **asdict(row.measured),
+                "counts": _known(row.counts),
+                "better": row.better,
+            }
             | ({"remark": row.remark} if row.remark else {})
             | ({"patches": row.patches} if row.patches else {})
             for row in self.rows
@@ -87,10 +93,15 @@ class Evaluation:
         for row in self.rows:
             m = row.measured
             ends = "" if m.low is None or m.high is None else f"{_number(m.low)} to {_number(m.high)}"
-            counts = "{} and {}".format(*row.counts)
+            counts = "{} and {}".format(*("?" if count is None else count for count in _known(row.counts)))
             remark = f"  {row.remark}" if row.remark else ""
             lines.append(f"{row.name:{width}}  {_number(m.value):>9}  {ends:>20}  {counts:>15}  {row.better}{remark}")
         return "\n".join([*lines, "", *self.notes])
+
+
+def _known(counts: tuple[int, int]) -> tuple[int | None, int | None]:
+    first, second = (count or None for count in counts)
+    return first, second
 
 
 def _number(value: float) -> str:

@@ -1,8 +1,8 @@
 """The two sides of a comparison: where their pictures come from.
 
-A side is a folder or a zip of pictures, ``synthetic:shapes:N``, a statistics file (.npz), or the folder of a model, from which
-pictures are drawn: picture i depends on the seed and i alone, however many processes share the work. Both sides are compared at
-one size, to which pictures are brought as training does.
+A side is a folder or a zip of pictures, ``synthetic:shapes:N``, an .npz file of statistics or, as guided-diffusion writes them,
+of pictures, or the folder of a model, from which pictures are drawn: picture i depends on the seed and i alone, however many
+processes share the work. Both sides are compared at one size, to which pictures are brought as training does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.luminance import luminance
 from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
+from scalespace.data.sources.arrays import PICTURES, arrays_of
 from scalespace.data.sources.decoding import DECODING_RULE
 from scalespace.data.sources.opening import names_data
 from scalespace.errors import UserError
@@ -51,7 +52,7 @@ class Side:
     Args:
         name: Name that people are shown.
         image_size: (height, width) of the pictures.
-        count: Number of pictures.
+        count: Number of pictures; 0 where statistics do not tell it.
         read: Function that returns the pictures; None if there are only statistics.
         statistics: Statistics of pictures that are not here; None if the pictures are.
         preparation: What happened to picture files when they were brought to the image size; None if there were no files.
@@ -97,6 +98,8 @@ class Side:
         return measured_once(self.content, what, of_pictures)
 
     def __str__(self) -> str:
+        if not self.count:
+            return f"{self.name}: mean and covariance alone"
         told = str(self.preparation or "")
         size = "" if self.preparation is not None and self.preparation.resized else " of {}x{}".format(*self.image_size)
         return f"{self.name}: {self.count:,} pictures{size}{f', {told}' if told else ''}"
@@ -174,6 +177,7 @@ class _Found:
     path: str
     statistics: Statistics | None = None
     pipeline: ScaleSpacePipeline | None = None
+    worse: ScaleSpacePipeline | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -200,7 +204,16 @@ def _find(path: str, sampling: Sampling, progress: bool) -> _Found:
         return _Found(path, statistics)
     if not is_model(place):
         return _Found(path)
-    pipeline = open_model(
+    worse = sampling.guidance_model
+    return _Found(
+        path,
+        pipeline=_model(place, sampling, progress),
+        worse=None if worse is None else _model(path_of(worse), sampling, progress),
+    )
+
+
+def _model(place: Path, sampling: Sampling, progress: bool) -> ScaleSpacePipeline:
+    return open_model(
         place,
         _note,
         progress,
@@ -209,7 +222,6 @@ def _find(path: str, sampling: Sampling, progress: bool) -> _Found:
         dtype=sampling.dtype,
         trust=sampling.trust_model,
     )
-    return _Found(path, pipeline=pipeline)
 
 
 def _note(line: str) -> None:
@@ -217,7 +229,7 @@ def _note(line: str) -> None:
 
 
 def _is_statistics(place: Path) -> bool:
-    return place.suffix == ".npz" and place.is_file()
+    return place.suffix == ".npz" and place.is_file() and PICTURES not in arrays_of(place)
 
 
 def _size_of_both(found: tuple[_Found, _Found], asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -237,7 +249,7 @@ def _size_of_both(found: tuple[_Found, _Found], asked: tuple[int, int] | None) -
             )
     if asked is not None or fixed:
         return asked or fixed[0][1]
-    files = [side for side in dict.fromkeys(found) if not side.synthetic]
+    files = [side for side in dict.fromkeys(found) if not (side.synthetic or side.statistics)]
     for side in files:
         size = _stored_size(side.path)
         if size is not None:
@@ -284,17 +296,18 @@ def _own_pictures(names: Sequence[str]) -> list[int]:
 def _open(found: _Found, sampling: Sampling, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
     path, statistics = found.path, found.statistics
     if statistics is not None:
-        name, count, made = f"{path} ({statistics.name})", statistics.moments.count, statistics.preparation
-        return Side(name, statistics.image_size, count, None, statistics, made, statistics.grey)
+        count, made = statistics.moments.count, statistics.preparation
+        name = path if statistics.mode is None else f"{path} ({statistics.name})"
+        return Side(name, statistics.image_size or size, count, None, statistics, made, statistics.grey)
     if found.pipeline is not None:
-        pictures = draw(found.pipeline, sampling, progress)
+        pictures = draw(found.pipeline, sampling, progress, found.worse)
         height, width = pictures.shape[-2:]
         by_chance = channels != 1 and not _is_stored_in_grey(found) and _is_grey(pictures)
         converted = channels == 1 and not _is_grey(pictures)
         for part in pictures.split(_BATCH) if converted else ():
             part[:] = torch.from_numpy(luminance(part.movedim(1, -1).numpy())).movedim(-1, 1)
         made = Preparation((height, width), luminance=len(pictures)) if converted else None
-        drawn = drawn_side(f"{path} ({sampling.steps} steps, seed {sampling.seed})", pictures)
+        drawn = drawn_side(f"{path} ({sampling})", pictures)
         # A model of colours that has drawn none of them so far is none of grey pictures.
         side = replace(drawn, preparation=made, grey=None if by_chance else drawn.grey)
     else:

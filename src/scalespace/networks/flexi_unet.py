@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.outputs import BaseOutput
@@ -79,7 +80,7 @@ def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
     return tuple(levels)
 
 
-class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin):
+class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     """U-Net from a noisy state at one resolution to the clean image at the same or a higher one.
 
     Parameters do not depend on `sizes` beyond where attention is, so a network can be given other resolutions later.

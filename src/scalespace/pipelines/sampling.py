@@ -25,7 +25,7 @@ from scalespace.pipelines.preview import Preview
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
 
-__all__ = ["SampleFiles", "check_batch", "class_number", "draw", "sample_to_folder", "use_solver"]
+__all__ = ["SampleFiles", "check_batch", "check_guidance", "class_number", "draw", "sample_to_folder", "use_solver"]
 
 _GRID_PICTURES = 64
 

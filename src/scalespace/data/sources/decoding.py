@@ -12,7 +12,17 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from scalespace.errors import cause
 
-__all__ = ["ANIMATED", "DECODING_RULE", "ENLARGED", "FORMATS", "decode_image", "decoder", "reason", "stored_size"]
+__all__ = [
+    "ANIMATED",
+    "DECODING_RULE",
+    "ENLARGED",
+    "FORMATS",
+    "cropped",
+    "decode_image",
+    "decoder",
+    "reason",
+    "stored_size",
+]
 
 ENLARGED, ANIMATED = "enlarged", "animated"
 """What there is to be told of a decoded picture: it was smaller than wanted, or only the first of its frames was taken."""
@@ -39,7 +49,6 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
     Raises:
         Exception: If the file is damaged. Pillow raises nearly any type.
     """
-    height, width = image_size
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         # The orientation may still swap the sides, so the shorter one is held against the longer one asked for.
         if min(picture.size) >= 2 * _JPEG_GAP * max(image_size):
@@ -48,14 +57,29 @@ def decode_image(data: bytes, image_size: tuple[int, int]) -> tuple[np.ndarray, 
         animated = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
         picture.load()
         rgb = _on_white(_upright(picture))
+    pixels, told = cropped(rgb, image_size)
+    return pixels, told | {ANIMATED} if animated else told
+
+
+def cropped(rgb: Image.Image, image_size: tuple[int, int]) -> tuple[np.ndarray, frozenset[str]]:
+    """A picture of three channels cropped around its centre to the aspect of a size, and resized to it.
+
+    Args:
+        rgb: The picture.
+        image_size: (height, width) in pixels.
+
+    Returns:
+        Pixels, uint8 of shape (height, width, 3), and ``ENLARGED`` if the picture was smaller.
+    """
+    height, width = image_size
     # The largest centred box of the wanted aspect, in whole pixels: nothing is resampled that need not be.
     box_width = min(rgb.width, max(1, round(rgb.height * width / height)))
     box_height = min(rgb.height, max(1, round(rgb.width * height / width)))
     left, top = (rgb.width - box_width) // 2, (rgb.height - box_height) // 2
     box = (left, top, left + box_width, top + box_height)
     resized = rgb.crop(box).resize((width, height), Image.Resampling.LANCZOS)
-    told = {ENLARGED: box_width < width or box_height < height, ANIMATED: animated}
-    return np.asarray(resized), frozenset(word for word, holds in told.items() if holds)
+    enlarged = box_width < width or box_height < height
+    return np.asarray(resized), frozenset({ENLARGED} if enlarged else ())
 
 
 def decoder() -> str:

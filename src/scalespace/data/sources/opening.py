@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scalespace.data.left_out import EXTENSIONS, is_hidden
 from scalespace.data.sources.archive import Zip
+from scalespace.data.sources.arrays import PICTURES, Arrays, arrays_of
 from scalespace.data.sources.decoding import reason
 from scalespace.data.sources.folder import Folder
 from scalespace.data.sources.hugging_face import PREFIX, STREAM, HuggingFace, is_saved
@@ -30,8 +31,9 @@ def open_source(path: str, progress: bool = True) -> Source:
     """The pictures at a path, sorted by name.
 
     Args:
-        path: A folder, a zip file, tar files (one, a pattern such as `{000..009}.tar`, or a folder of them), a data set of
-            Hugging Face (`hf:NAME` with an optional `:SPLIT`), or `synthetic:NAME` with an optional `:LENGTH`.
+        path: A folder, a zip file, an .npz file with pictures as guided-diffusion writes them, tar files (one, a pattern such
+            as `{000..009}.tar`, or a folder of them), a data set of Hugging Face (`hf:NAME` with an optional `:SPLIT`), or
+            `synthetic:NAME` with an optional `:LENGTH`.
         progress: Whether a library that downloads or unpacks may show its bars on stderr.
 
     Raises:
@@ -56,6 +58,8 @@ def open_source(path: str, progress: bool = True) -> Source:
             return _filled(path, HuggingFace(path, progress))
         if not stat.S_ISDIR(place.stat().st_mode):
             check_readable(place)
+        if PICTURES in arrays_of(place):
+            return _filled(path, Arrays(place))
         source = _folder(path, place, progress) if place.is_dir() else Zip(place)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(

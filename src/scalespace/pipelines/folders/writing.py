@@ -20,13 +20,14 @@ from scalespace.errors import UserError
 from scalespace.files import PARTIAL, allow
 from scalespace.manifest import read_manifest, write_manifest
 from scalespace.pipelines.folders.card import CARD, GRID, UNKNOWN, model_card
+from scalespace.pipelines.folders.lora import LoraWeights
 from scalespace.pipelines.folders.registration import CODE, CODE_FILE, PACKAGE
 from scalespace.pipelines.folders.weights import VARIANT, of_variant
 
 __all__ = ["SavedPipeline"]
 
 
-class SavedPipeline(DiffusionPipeline):
+class SavedPipeline(LoraWeights, DiffusionPipeline):
     """Saving of a pipeline whose parts are "unet" and "scheduler"."""
 
     made = UNKNOWN
