@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scalespace.cli import main
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -15,13 +16,16 @@ from scalespace.training.configuration import NetworkConfig, ProcessConfig, Trai
 
 __all__ = [
     "SMALL_OPTIONS",
+    "TRANSFORMER_OPTIONS",
     "cli_error",
     "given_once",
     "small_config",
     "small_network",
     "small_pipeline",
     "small_scheduler",
+    "small_transformer",
     "train_words",
+    "transformer_words",
 ]
 
 SIZES = ((8, 8), (4, 4))
@@ -36,12 +40,20 @@ _SHAPE = {
     "attention_heads": 2,
 }
 
-SMALL_OPTIONS = shlex.split(
+_PROCESS = (
     "--process.image-size 8 8 --process.levels 2 --process.timesteps 20 --process.resolution equal "
-    "--process.beta-start 0.02 --process.beta-end 0.4 --network.base-channels 8 --network.channel-multipliers 1 2 "
+    "--process.beta-start 0.02 --process.beta-end 0.4 "
+)
+SMALL_OPTIONS = shlex.split(
+    _PROCESS + "--network.base-channels 8 --network.channel-multipliers 1 2 "
     "--network.blocks-per-level 1 --network.attention-max-size 4 --network.attention-heads 2"
 )
 """The same model at the command line."""
+TRANSFORMER_OPTIONS = shlex.split(
+    _PROCESS + "--backbone transformer --transformer.patch-size 2 --transformer.width 16 --transformer.depth 2 "
+    "--transformer.heads 2"
+)
+"""The same process with a transformer."""
 
 
 def small_scheduler(**options: Any) -> ScaleSpaceScheduler:
@@ -59,6 +71,17 @@ def small_network(seed: int = 0, **options: Any) -> FlexiUNet:
             if parameter.ndim > 1:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
     return unet.eval()
+
+
+def small_transformer(seed: int = 0, **options: Any) -> FlexiTransformer:
+    """Random weights everywhere, as of ``small_network``."""
+    torch.manual_seed(seed)
+    network = FlexiTransformer(**({"sizes": SIZES, "patch_size": 2, "width": 16, "depth": 2, "heads": 2} | options))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1 or not parameter.any():
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return network.eval()
 
 
 def small_pipeline(seed: int = 0, **network: Any) -> ScaleSpacePipeline:
@@ -92,8 +115,17 @@ def small_config(output_dir: Path, network: dict[str, Any] | None = None, **chan
 
 def train_words(output_dir: Path, *words: str, data: str | Path = "synthetic:shapes:16") -> list[str]:
     """The command of a run of two steps."""
+    return given_once(*_run_words(output_dir, SMALL_OPTIONS, data), *words)
+
+
+def transformer_words(output_dir: Path, *words: str) -> list[str]:
+    """The command of a run of two steps of a transformer."""
+    return given_once(*_run_words(output_dir, TRANSFORMER_OPTIONS), *words)
+
+
+def _run_words(output_dir: Path, options: list[str], data: str | Path = "synthetic:shapes:16") -> list[str]:
     run = shlex.split("--max-steps 2 --batch-size 4 --warmup-steps 0 --sample-every 0 --log-every 1 --quiet")
-    return given_once("train", "--data", str(data), "--output-dir", str(output_dir), *SMALL_OPTIONS, *run, *words)
+    return ["train", "--data", str(data), "--output-dir", str(output_dir), *options, *run]
 
 
 def given_once(*words: str) -> list[str]:

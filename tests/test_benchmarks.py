@@ -51,7 +51,10 @@ def test_searches_find_what_is_better_where_it_is_known():
 
 @pytest.mark.parametrize(
     ("arm", "levels", "shifted"),
-    [("ddpm", 1, False), ("paper", 3, False), ("paper-share-0.1", 3, False), ("shifted", 3, True), ("v", 3, True)],
+    [
+        *[("ddpm", 1, False), ("paper", 3, False), ("paper-share-0.1", 3, False), ("shifted", 3, True), ("v", 3, True)],
+        *[("transformer", 3, True), ("transformer-ddpm", 1, False)],
+    ],
 )
 def test_arms_have_the_noise_that_they_are_called_after(arm: str, levels: int, shifted: bool, tmp_path: Path):
     arguments = argparse.Namespace(

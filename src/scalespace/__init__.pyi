@@ -52,6 +52,7 @@ from .diffusion.solvers import Corrected as Corrected
 from .diffusion.solvers import Multistep as Multistep
 from .diffusion.spectral import FromSpectrum as FromSpectrum
 from .errors import UserError as UserError
+from .networks.flexi_transformer import FlexiTransformer as FlexiTransformer
 from .networks.flexi_unet import FlexiUNet as FlexiUNet
 from .networks.network import Network as Network
 from .operators.function import FunctionOperator as FunctionOperator

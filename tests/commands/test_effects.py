@@ -24,17 +24,15 @@ from scalespace.paper.tables import JOBS
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.build import build_network, build_scheduler, build_times, loss_weight
-from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig
+from scalespace.training.configuration import NetworkConfig, ProcessConfig, TrainConfig, TransformerConfig
 from scalespace.training.level_sampling import batch_sizes
 from scalespace.training.run_directory import DataIdentity, RunDirectory
 
 # Options that change something whatever the others are. What only has to be told so, such as --quiet, is among them.
 _ALWAYS_OF_A_MODEL = {
     *(f"process.{name}" for name in ("channels", "timesteps", "noise", "change_points", "sizes")),
-    *(f"network.{name}" for name in ("base_channels", "channel_multipliers", "blocks_per_level", "dropout")),
-    *(f"network.{name}" for name in ("attention_max_size", "attention_heads", "num_classes", "condition_size")),
-    "network.min_channels_per_group",
-    *("prediction", "solver", "spacing", "released_quirks", "preset", "quiet"),
+    *(f"network.{name}" for name in ("dropout", "num_classes", "condition_size")),
+    *("prediction", "solver", "spacing", "released_quirks", "backbone", "preset", "quiet"),
 }
 _ALWAYS_OF_A_TASK = {
     *("model", "output", "steps", "seed", "batch_size", "variant", "dtype", "device", "json", "quiet"),
@@ -137,6 +135,15 @@ MODEL = [
     ("--process.degradation orthonormal --process.levels 1", "--process.degradation has no effect on a model of one"),
     ("--network.paths full --process.levels 1", "--network.paths has no effect on a model of one resolution"),
     ("--sigma-data 0.5", "--sigma-data has no effect with --prediction sample"),
+    ("--transformer.patch-size 2", "--transformer.patch-size has no effect with --backbone unet"),
+    *(
+        (
+            f"--backbone transformer --network.{option}",
+            f"--network.{option.split()[0]} has no effect with --backbone tr",
+        )
+        for option in ("base-channels 8", "channel-multipliers 1 2 2", "min-channels-per-group 1", "paths full")
+    ),
+    ("--preset transformer64-4l --network.attention-heads 2", "--network.attention-heads has no effect with --backb"),
 ]
 PLANS = [
     ("--process.tolerance 0.1", "--process.tolerance has no effect without --data"),
@@ -371,7 +378,22 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "level_shares": ((1.0, 3.0),),
     "weigh_changes": (True,),
 }
+# Of the networks; they are looked at by themselves.
+_NETWORKS: dict[str, Any] = {
+    "network.base_channels": 16,
+    "network.channel_multipliers": (1, 2, 1),
+    "network.blocks_per_level": 2,
+    "network.attention_max_size": 8,
+    "network.attention_heads": 4,
+    "network.min_channels_per_group": 2,
+    "network.paths": "full",
+    "transformer.patch_size": 4,
+    "transformer.width": 24,
+    "transformer.depth": 3,
+    "transformer.heads": 1,
+}
 _UNTOLD = {
+    *(_NETWORKS.keys() - {"network.paths"}),
     "label_dropout",
     "process.tolerance",
     "full_rate_steps",
@@ -450,3 +472,18 @@ def test_what_an_option_needs_is_what_the_built_run_uses(run: TrainConfig):
         changed = _built(other) != built
         assert changed == has_effect(name, other, TrainConfig.needs), name
     assert set(_VALUES) | _UNTOLD == set(TrainConfig.needs)
+
+
+@pytest.mark.parametrize("backbone", ["unet", "transformer"])
+def test_only_the_options_of_the_network_that_is_built_change_it(backbone: str):
+    run = dataclasses.replace(
+        _runs()[5], backbone=backbone, transformer=TransformerConfig(patch_size=2, width=16, depth=2, heads=2)
+    )
+    built = _built(run)
+    for name, value in _NETWORKS.items():
+        other = _with(run, name, value)
+        assert (
+            (_built(other) != built)
+            == has_effect(name, other, TrainConfig.needs)
+            == name.startswith({"unet": "network.", "transformer": "transformer."}[backbone])
+        ), name

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.small_models import cli_error, small_pipeline, train_words
+from tests.small_models import cli_error, small_pipeline, small_scheduler, small_transformer, train_words
 from torch.testing import assert_close
 
 from scalespace.cli import main
@@ -49,6 +49,7 @@ def models(tmp_path) -> Path:
     small_pipeline().save_pretrained(tmp_path / "whole", variant="fp16")
     small_pipeline().save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     small_pipeline().save_pretrained(tmp_path / "shards", max_shard_size="20KB", variant="fp16")
+    ScaleSpacePipeline(small_transformer(), small_scheduler()).save_pretrained(tmp_path / "transformer")
     return tmp_path
 
 
@@ -59,9 +60,10 @@ LOADED = "scalespace.pipelines.pipeline torch.float32"
 def test_diffusers_loads_a_model_in_a_fresh_process_if_it_may_run_code(models: Path):
     refused = "try: DiffusionPipeline.from_pretrained('whole')\nexcept ValueError as error: print(error)\n"
     trusted = [_load(name, trust_remote_code=True, variant=variant) for name in FORMS for variant in (None, "fp16")]
+    trusted.append(_load("transformer", trust_remote_code=True))
     told = _fresh(f"from diffusers import DiffusionPipeline\n{refused}{''.join(trusted)}", models)
-    assert "Pass `trust_remote_code=True`" in " ".join(told[:-4])
-    assert told[-4:] == [LOADED] * 4
+    assert "Pass `trust_remote_code=True`" in " ".join(told[:-5])
+    assert told[-5:] == [LOADED] * 5
 
 
 def test_diffusers_loads_a_model_after_importing_the_package_alone(models: Path):
@@ -79,11 +81,12 @@ def test_diffusers_loads_a_model_after_importing_the_package_alone(models: Path)
     )
     names = "from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel\n"
     package = "import sys, scalespace\nprint('torch' in sys.modules, 'diffusers' in sys.modules)\n"
-    own = "".join(_load(name, variant=variant) for name in FORMS for variant in (None, "fp16")) + _load("former")
+    own = "".join(_load(name, variant=variant) for name in FORMS for variant in (None, "fp16"))
+    own += _load("former") + _load("transformer")
     first, other, *told = _fresh(f"{package}{names}{others}{own}", models)
     assert first == "False False"
     assert other == "DDPMPipeline False"
-    assert told == [LOADED] * 5
+    assert told == [LOADED] * 6
 
 
 def test_the_package_may_be_imported_after_diffusers(models: Path):

@@ -13,9 +13,17 @@ from scalespace.diffusion.noise import LinearBeta
 from scalespace.diffusion.prediction import Epsilon, Sample, Velocity
 from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, SigmoidLike, TanhLike
 from scalespace.errors import UserError
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.training.build import build_network, build_scheduler, loss_weight
-from scalespace.training.configuration import PRESETS, ModelConfig, NetworkConfig, ProcessConfig, preset
+from scalespace.training.configuration import (
+    PRESETS,
+    ModelConfig,
+    NetworkConfig,
+    ProcessConfig,
+    TransformerConfig,
+    preset,
+)
 
 
 def _process(**changes: Any) -> ModelConfig:
@@ -29,7 +37,7 @@ def test_every_preset_builds_and_its_name_says_what_it_is(name: str):
     with torch.device("meta"):
         network = build_network(model, scheduler.sizes)
     assert network.sizes == scheduler.sizes
-    if name != "tiny":
+    if not name.startswith("tiny"):
         pixels, levels = name.lstrip("abcdefghijklmnopqrstuvwxyz").removesuffix("l").split("-")
         assert scheduler.sizes == tuple((int(pixels) >> level,) * 2 for level in range(int(levels)))
         assert scheduler.process.timesteps == 1000
@@ -37,6 +45,19 @@ def test_every_preset_builds_and_its_name_says_what_it_is(name: str):
     paper = name.startswith(("celeba", "imagenet"))
     assert (model.process.shifted, model.solver) == ((False, "ancestral") if paper else (True, "corrected"))
     assert network.num_classes == (1000 if name.startswith("imagenet") else None)
+    assert isinstance(network, FlexiTransformer) == ("transformer" in name)
+
+
+def test_the_transformers_of_presets_have_as_many_parameters_as_their_u_nets():
+    for unet, transformer in (("tiny", "tiny-transformer"), ("shifted64-4l", "transformer64-4l")):
+        counts = []
+        for name in (unet, transformer):
+            sizes = build_scheduler(preset(name)).sizes
+            with torch.device("meta"):
+                network = build_network(preset(name), sizes)
+            counts.append(sum(parameter.numel() for parameter in network.parameters()))
+        assert counts[1] == pytest.approx(counts[0], rel=0.02)
+        assert preset(unet).process == preset(transformer).process
 
 
 @pytest.mark.parametrize(
@@ -74,7 +95,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest_names(name: str, nearest
 
 
 def test_configurations_are_frozen():
-    for config in (ProcessConfig(), NetworkConfig(), ModelConfig()):
+    for config in (ProcessConfig(), NetworkConfig(), TransformerConfig(), ModelConfig()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             config.levels = 2  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -160,6 +181,23 @@ def test_a_process_that_cannot_be_is_refused(changes: dict, words: str):
 )
 def test_a_network_that_cannot_be_is_refused(changes: dict, words: str):
     model = ModelConfig(network=NetworkConfig(**changes))
+    with pytest.raises(UserError, match=f"the network cannot be built: .*{words}"):
+        build_network(model, build_scheduler(model).sizes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"patch_size": 16},
+            r"patches of 16x16 pixels do not divide 8x8 pixels; give .* \(the largest is 8\), fewer levels",
+        ),
+        ({"width": 100}, "heads 12 do not divide the width 100 into multiples of 4 features"),
+        ({"depth": 0}, "depth holds 0"),
+    ],
+)
+def test_a_transformer_that_cannot_be_is_refused(changes: dict, words: str):
+    model = ModelConfig(backbone="transformer", transformer=TransformerConfig(**changes))
     with pytest.raises(UserError, match=f"the network cannot be built: .*{words}"):
         build_network(model, build_scheduler(model).sizes)
 

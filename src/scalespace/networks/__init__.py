@@ -1,1 +1,1 @@
-"""Flexi-UNet, the denoiser that runs only the layers a resolution needs."""
+"""Denoisers for several resolutions: Flexi-UNet, which runs only the layers a resolution needs, and FlexiTransformer."""

@@ -23,27 +23,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders.peft import PeftAdapterMixin
-from diffusers.models.attention import AttentionMixin
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scalespace.networks.blocks import Block, Downsample, Stage, Upsample
-from scalespace.networks.layers import adapter, group_norm, start_at_zero, time_embedding
+from scalespace.networks.conditioned import ConditionedNetwork, checked_sizes, resized
+from scalespace.networks.layers import adapter, group_norm, start_at_zero
+from scalespace.networks.network import Size
 
 __all__ = ["FlexiUNet", "FlexiUNetOutput", "network_levels"]
-
-Size = tuple[int, int]
-
-# Levels of noise in [0, 1] are embedded like times in 0..1000.
-_CONDITION_TIME = 1000.0
 
 # Above these even the outline of the network, without its weights, takes minutes or overflows; the largest ones of papers
 # have some forty blocks and a thousand channels.
@@ -80,7 +72,7 @@ def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
     return tuple(levels)
 
 
-class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
+class FlexiUNet(ConditionedNetwork):
     """U-Net from a noisy state at one resolution to the clean image at the same or a higher one.
 
     Parameters do not depend on `sizes` beyond where attention is, so a network can be given other resolutions later.
@@ -136,7 +128,7 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         null_class: bool = False,
     ) -> None:
         super().__init__()
-        self.sizes = _checked_sizes(sizes)
+        self.sizes = checked_sizes(sizes)
         self.levels = network_levels(self.sizes)
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         depth = len(widths)
@@ -150,17 +142,6 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(f"base_channels is {base_channels}; it must be positive and even, for sines and cosines")
         if paths not in ("flexi", "full"):
             raise ValueError(f'paths "{paths}" are unknown; use "flexi" or "full"')
-        self.condition_size: Size | None = None
-        if condition_size is not None:
-            height, width = condition_size
-            self.condition_size = (int(height), int(width))
-        if self.condition_size is not None and (
-            min(self.condition_size) < 1 or any(c >= s for c, s in zip(self.condition_size, self.sizes[0], strict=True))
-        ):
-            raise ValueError(
-                f"condition_size {self.condition_size} is no size of smaller pictures than {self.sizes[0]}; "
-                "give a height and a width below those"
-            )
         counts = {
             "in_channels": (in_channels, _MOST_CHANNELS),
             "out_channels": (out_channels, _MOST_CHANNELS),
@@ -179,10 +160,6 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks
         self.full = paths == "full"
-        if null_class and num_classes is None:
-            raise ValueError("null_class was given to a network without classes; set num_classes, or leave it out")
-        self.num_classes = num_classes
-        self.no_class = num_classes if null_class else None
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.base_channels = base_channels
@@ -199,18 +176,7 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
                 )
 
         embedding_channels = 4 * base_channels
-        self.time_mlp = nn.Sequential(
-            nn.Linear(base_channels, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels)
-        )
-        self.class_embedding = nn.Embedding(num_classes, embedding_channels) if num_classes is not None else None
-        # By itself, so that a table of classes is that of as many classes, whoever takes its weights.
-        self.class_embedding_null = nn.Embedding(1, embedding_channels) if null_class else None
-        if self.condition_size is not None:
-            self.condition_mlp = nn.Sequential(
-                nn.Linear(base_channels, embedding_channels),
-                nn.SiLU(),
-                nn.Linear(embedding_channels, embedding_channels),
-            )
+        self._set_conditions(base_channels, embedding_channels, num_classes, null_class, condition_size)
 
         def block(inside: int, outside: int, block_heads: int | None) -> Block:
             return Block(inside, outside, embedding_channels, dropout, block_heads, min_channels_per_group)
@@ -279,26 +245,14 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
                 or not allowed.
         """
-        if sample.shape[1] != self.in_channels:
-            raise ValueError(f"sample has {sample.shape[1]} channels, and the network takes {self.in_channels}")
-        entry = self._position(sample.shape[-2:], "sample")
-        goal = entry if target_size is None else self._position(target_size, "target_size")
-        if goal > entry:
-            raise ValueError(
-                f"target_size {self.sizes[goal]} is smaller than the sample's {self.sizes[entry]}; the network only "
-                f"goes up, so ask for one of {self.sizes[: entry + 1]}"
-            )
+        entry, goal = self._path(sample, target_size)
         final_size = self.sizes[goal]
         if entry and (self.full or (self.released_quirks and goal == 0)):
-            sample, entry = _resized(sample, self.sizes[0]), 0
+            sample, entry = resized(sample, self.sizes[0]), 0
         if self.full:
             goal = 0
         embedding = self._embedding(sample, timestep, class_labels)
-        self._check_condition(condition, condition_noise)
-        if condition is not None and condition_noise is not None:
-            features = time_embedding(_CONDITION_TIME * condition_noise, self.base_channels)
-            embedding = embedding + self.condition_mlp(features.to(sample.dtype))
-            sample = torch.cat([sample, _resized(condition, sample.shape[-2:])], dim=1)
+        sample, embedding = self._joined(sample, embedding, condition, condition_noise)
         embedding = functional.silu(embedding)
         first, last = self.levels[entry], self.levels[goal]
 
@@ -323,78 +277,5 @@ class FlexiUNet(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
             hidden = self.decoder[level](hidden, embedding, joined)[-1]
         prediction = self.head(self.adapters_out[last](hidden))
         if tuple(prediction.shape[-2:]) != final_size:
-            prediction = _resized(prediction, final_size)
+            prediction = resized(prediction, final_size)
         return FlexiUNetOutput(sample=prediction) if return_dict else (prediction,)
-
-    def _position(self, size: Sequence[int], what: str) -> int:
-        """Index of a size in `sizes`."""
-        pair = tuple(size)
-        if pair not in self.sizes:
-            raise ValueError(
-                f"{what} has height and width {pair}, which the network does not know; use one of {self.sizes}"
-            )
-        return self.sizes.index(pair)
-
-    def _embedding(self, sample: Tensor, timestep: int | float | Tensor, class_labels: Tensor | None) -> Tensor:
-        """Embedding of time and class, shape (B, 4 base_channels)."""
-        if self.class_embedding is None and class_labels is not None:
-            raise ValueError("class_labels were given to a network without classes; leave them out, or set num_classes")
-        if self.class_embedding is not None and class_labels is None:
-            raise ValueError(
-                f"class_labels are missing for a network of {self.num_classes} classes; give one per sample"
-            )
-        batch = sample.shape[0]
-        times = torch.as_tensor(timestep, device=sample.device)
-        if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, batch)):
-            raise ValueError(
-                f"timestep has shape {tuple(times.shape)} for a batch of {batch}; give one time, or one per sample"
-            )
-        features = time_embedding(times.expand(batch), self.base_channels)
-        embedding = self.time_mlp(features.to(sample.dtype))
-        if self.class_embedding is not None and class_labels is not None:
-            if class_labels.shape != (batch,):
-                raise ValueError(
-                    f"class_labels have shape {tuple(class_labels.shape)}; expected ({batch},), one per sample"
-                )
-            embedding = embedding + self._classes(class_labels, self.class_embedding)
-        return embedding
-
-    def _classes(self, labels: Tensor, table: nn.Module) -> Tensor:
-        if self.class_embedding_null is None:
-            return table(labels)
-        null = labels == self.no_class
-        known = table(labels.masked_fill(null, 0))
-        return torch.where(null[:, None], self.class_embedding_null(torch.zeros_like(labels)), known)
-
-    def _check_condition(self, condition: Tensor | None, condition_noise: Tensor | None) -> None:
-        wanted = self.condition_size is not None
-        if wanted != (condition is not None) or wanted != (condition_noise is not None):
-            raise ValueError(
-                f"small pictures to condition on, and the level of their noise, are {'missing' if wanted else 'given'} and the "
-                f"network's condition_size is {self.condition_size}; give both if and only if it has one"
-            )
-        if condition is not None and tuple(condition.shape[-2:]) != self.condition_size:
-            raise ValueError(
-                f"pictures to condition on have height and width {tuple(condition.shape[-2:])}, not {self.condition_size}"
-                "; resize them"
-            )
-
-
-def _resized(features: Tensor, size: Sequence[int]) -> Tensor:
-    # Not every device has the antialias for half precision.
-    whole = features.to(torch.promote_types(features.dtype, torch.float32))
-    return functional.interpolate(whole, size=tuple(size), mode="bilinear", antialias=True).to(features.dtype)
-
-
-def _checked_sizes(sizes: Sequence[Sequence[int]]) -> tuple[Size, ...]:
-    if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
-        raise ValueError(
-            f"sizes {sizes} are not pairs of a height and a width in pixels; give e.g. ((64, 64), (32, 32))"
-        )
-    pairs = tuple((int(height), int(width)) for height, width in sizes)
-    for larger, smaller in pairwise(pairs):
-        if smaller == larger or smaller[0] > larger[0] or smaller[1] > larger[1]:
-            raise ValueError(
-                f"sizes {pairs} do not decrease from {larger} to {smaller}; give the largest first, each once"
-            )
-    return pairs

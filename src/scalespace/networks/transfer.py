@@ -1,17 +1,19 @@
-"""Weights of one Flexi-UNet as the start of another.
+"""Weights of one network as the start of another of its kind.
 
-Widths, depth and channels decide the shapes of nearly all weights, and must be the same. Attention is where the sizes put it,
-and the table of classes is as long as there are classes: what one of the two networks lacks or has in another shape is left out
-there and drawn anew here.
+Widths, depth and channels decide the shapes of nearly all weights, and must be the same. A Flexi-UNet has attention where the
+sizes put it, and the table of classes is as long as there are classes: what one of the two networks lacks or has in another
+shape is left out there and drawn anew here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 
 __all__ = ["Transfer", "take_weights"]
@@ -19,15 +21,31 @@ __all__ = ["Transfer", "take_weights"]
 _ATTENTION, _CLASSES = ".attention.", "class_embedding"
 
 # What must be the same, by the options' names, and how it is read off a network.
-_SHAPES: dict[str, Callable[[FlexiUNet], object]] = {
+_Shapes = Mapping[str, Callable[[Any], object]]
+_COMMON: _Shapes = {
     "process.channels": lambda network: network.in_channels,
-    "network.base_channels": lambda network: network.base_channels,
-    "network.channel_multipliers": lambda network: tuple(network.config["channel_multipliers"]),
-    "network.blocks_per_level": lambda network: network.blocks_per_level,
     "network.condition_size": lambda network: network.condition_size and tuple(network.condition_size),
 }
+_SHAPES: dict[type, _Shapes] = {
+    FlexiUNet: {
+        **_COMMON,
+        "network.base_channels": lambda network: network.base_channels,
+        "network.channel_multipliers": lambda network: tuple(network.config["channel_multipliers"]),
+        "network.blocks_per_level": lambda network: network.blocks_per_level,
+    },
+    FlexiTransformer: {
+        **_COMMON,
+        **{
+            f"transformer.{name}": lambda network, name=name: network.config[name]
+            for name in ("patch_size", "width", "depth", "heads")
+        },
+    },
+}
 # What changes no shape, and what the same weights compute.
-_MEANINGS = ("attention_heads", "min_channels_per_group", "paths", "released_quirks")
+_MEANINGS: dict[type, tuple[str, ...]] = {
+    FlexiUNet: ("attention_heads", "min_channels_per_group", "paths", "released_quirks"),
+    FlexiTransformer: (),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,7 @@ class Transfer:
 
 
 @torch.no_grad()
-def take_weights(network: FlexiUNet, source: FlexiUNet) -> Transfer:
+def take_weights(network: FlexiUNet | FlexiTransformer, source: FlexiUNet | FlexiTransformer) -> Transfer:
     """Replace the weights of a network by those of another one wherever it has them in the same shape.
 
     Args:
@@ -58,9 +76,12 @@ def take_weights(network: FlexiUNet, source: FlexiUNet) -> Transfer:
         source: The network that has the others.
 
     Raises:
-        ValueError: If widths, depth or channels differ. Nothing is changed then.
+        ValueError: If they are of two kinds, or widths, depth or channels differ. Nothing is changed then.
     """
-    for name, read in _SHAPES.items():
+    kind = type(network)
+    if type(source) is not kind:
+        raise ValueError(f"they are of a {type(source).__name__} and this is a {kind.__name__}")
+    for name, read in _SHAPES[kind].items():
         there, here = read(source), read(network)
         # The small pictures of a cascade are enlarged before they enter, from whatever size.
         if name == "network.condition_size" and (there is None) == (here is None):
@@ -83,7 +104,7 @@ def take_weights(network: FlexiUNet, source: FlexiUNet) -> Transfer:
         _told(unused, "which this network has none of", classes),
         tuple(
             f"network.{name} is {source.config[name]} there and {network.config[name]} here"
-            for name in _MEANINGS
+            for name in _MEANINGS[kind]
             if source.config[name] != network.config[name]
         ),
     )

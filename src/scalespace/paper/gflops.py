@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import path_gflops_and_products
 from scalespace.operators.linear import Size
 from scalespace.paper.request import Request
@@ -25,12 +24,12 @@ from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.reports.progress import progress_bar
 from scalespace.reports.table import Column, Table
 from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import ModelConfig, NetworkConfig, preset
+from scalespace.training.configuration import ModelConfig, NetworkConfig, TransformerConfig, preset
 from scalespace.training.time_sampling import TimeSampler
 
 __all__ = ["AverageGFLOPs", "Counted", "average_gflops", "gflops", "picture_gflops"]
 
-Counted = dict[tuple[NetworkConfig, bool, Size, Size], tuple[float, float]]
+Counted = dict[tuple[str, NetworkConfig, TransformerConfig, bool, Size, Size], tuple[float, float]]
 """GFLOPs of each counted path, and the part of attention's products, by network, released_quirks, size and target size."""
 
 
@@ -178,15 +177,15 @@ def picture_gflops(model: ModelConfig, sampler: Sampler, counted: Counted | None
     return total
 
 
-def _network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
+def _network(model: ModelConfig, sizes: Sequence[Size]) -> Any:
     with torch.device("meta"):
         return build_network(model, sizes)
 
 
 def _count(
-    model: ModelConfig, network: Callable[[], FlexiUNet], size: Size, target_size: Size, counted: Counted
+    model: ModelConfig, network: Callable[[], Any], size: Size, target_size: Size, counted: Counted
 ) -> tuple[float, float]:
-    path = (model.network, model.released_quirks, size, target_size)
+    path = (model.backbone, model.network, model.transformer, model.released_quirks, size, target_size)
     if path not in counted:
         counted[path] = path_gflops_and_products(network(), size, target_size)
     return counted[path]

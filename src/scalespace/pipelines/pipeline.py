@@ -14,6 +14,7 @@ from torch import Tensor
 from scalespace.data.classes import listed
 from scalespace.diffusion.conditioning import augmented
 from scalespace.diffusion.degradations.own import is_own
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.network import Network, OwnTime, dtype_of, lacking
 from scalespace.pipelines.folders.registration import PACKAGE
@@ -37,8 +38,8 @@ class ScaleSpacePipeline(SavedPipeline):
     """Generation, unconditional, of classes, or, as the second model of a cascade, from small pictures.
 
     Args:
-        unet: Predicts from a state at the resolution of the next step: a ``FlexiUNet``, a ``PretrainedUNet`` or any other
-            ``Network``. One of a class that is not this package's cannot be saved with the pipeline.
+        unet: Predicts from a state at the resolution of the next step: a ``FlexiUNet``, a ``FlexiTransformer``, a
+            ``PretrainedUNet`` or any other ``Network``. One of a class that is not this package's cannot be saved with it.
         scheduler: Leads from noise at the smallest resolution to pictures at the full one.
         id2label: Names of the classes by their numbers 0..num_classes-1, kept in model_index.json; None where they have none.
 
@@ -61,7 +62,7 @@ class ScaleSpacePipeline(SavedPipeline):
     def __init__(
         self,
         # diffusers makes a pipeline of another one by these names.
-        unet: FlexiUNet | PretrainedUNet | torch.nn.Module,
+        unet: FlexiUNet | FlexiTransformer | PretrainedUNet | torch.nn.Module,
         scheduler: ScaleSpaceScheduler,
         id2label: Mapping[int | str, str] | None = None,
     ) -> None:

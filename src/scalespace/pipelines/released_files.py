@@ -22,6 +22,7 @@ from scalespace.errors import UserError, cause, printable
 from scalespace.files import write_file
 from scalespace.manifest import checksum, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
+from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.card import Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.released import export_released_state, released_image_size, released_network
@@ -233,6 +234,8 @@ def _cannot_run(why: str) -> UserError:
 def _unknown_there(pipeline: ScaleSpacePipeline) -> str | None:
     """Why the released code cannot run a model; None if it can."""
     network, settings = pipeline.unet, pipeline.scheduler.config
+    if not isinstance(network, FlexiUNet):
+        return f"its network is a {type(network).__name__}"
     sizes = pipeline.scheduler.sizes
     groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
     reasons = {

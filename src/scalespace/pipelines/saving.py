@@ -22,6 +22,7 @@ from scalespace.diffusion.degradations.own import allow_own
 from scalespace.errors import UserError, cause
 from scalespace.manifest import MANIFEST, Manifest, read_manifest
 from scalespace.memory import check_memory, memory_ran_out
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.hub import fetched, is_hub_name
 from scalespace.pipelines.folders.registration import CODE_FILE, NETWORKS, PACKAGE, PIPELINE
@@ -39,6 +40,7 @@ _FILES = (_INDEX, "scheduler/scheduler_config.json", "unet/config.json")
 _CODE = (f"{CODE_FILE}.py", f"scheduler/{PACKAGE}.py", f"unet/{PACKAGE}.py")
 _REMEDY = "train or download the model again"
 _KINDS = {
+    "FlexiTransformer": (FlexiTransformer, ("sizes", "patch_size", "width", "depth", "heads")),
     "FlexiUNet": (FlexiUNet, ("sizes", "base_channels", "channel_multipliers")),
     "PretrainedUNet": (PretrainedUNet, ("unet", "sizes", "num_train_timesteps")),
     "ScaleSpaceScheduler": (ScaleSpaceScheduler, ("sizes", "change_points", "num_train_timesteps")),

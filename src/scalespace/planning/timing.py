@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -52,9 +53,10 @@ def measure_training(config: TrainConfig, seconds: float, progress: bool = True)
     """
     scheduler = build_scheduler(config)
     accelerator = accelerator_for(config)
-    check_footprint(config, scheduler, accelerator.device)
+    make = partial(build_network, config, scheduler.sizes)
+    check_footprint(config, scheduler, make, accelerator.device)
     torch.manual_seed(config.seed)
-    network = build_network(config, scheduler.sizes)
+    network = make()
     trainer = Trainer(config, accelerator, scheduler, network, Processes())
     groups = list(
         zip(trainer.times.groups, trainer.times.probabilities.tolist(), trainer.batches.sizes(0), strict=True)

@@ -24,6 +24,7 @@ from scalespace.diffusion.resolution import ChangesAt, ConvexDecay, Equal, Resol
 from scalespace.diffusion.shifted import Shifted
 from scalespace.diffusion.spectral import FromSpectrum, check_tolerance
 from scalespace.errors import UserError, cause
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.flops import path_activations, path_gflops
 from scalespace.operators.linear import Size
@@ -126,18 +127,32 @@ def spectral_schedule(model: ModelConfig, spectrum: Tensor) -> FromSpectrum:
     return schedule
 
 
-def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet:
+def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet | FlexiTransformer:
     """The network of a model for the sizes of its process, with freshly drawn weights.
 
     Raises:
-        UserError: If the widths do not fit the process's sizes.
+        UserError: If the widths, or the patches, do not fit the process's sizes.
     """
-    network = model.network
+    network, transformer = model.network, model.transformer
     if not 0 <= network.dropout < 1:
         raise UserError(f"the network cannot be built: dropout is {network.dropout}; give at least 0 and less than 1")
     if not 0 <= model.label_dropout < 1:
         raise UserError(f"label_dropout is {model.label_dropout}; give at least 0 and less than 1")
     try:
+        if model.backbone == "transformer":
+            return FlexiTransformer(
+                sizes=sizes,
+                in_channels=model.process.channels,
+                out_channels=model.process.channels,
+                patch_size=transformer.patch_size,
+                width=transformer.width,
+                depth=transformer.depth,
+                heads=transformer.heads,
+                dropout=network.dropout,
+                num_classes=network.num_classes,
+                condition_size=network.condition_size,
+                null_class=model.label_dropout > 0,
+            )
         return FlexiUNet(
             sizes=sizes,
             in_channels=model.process.channels,

@@ -42,6 +42,8 @@ _ASKED = frozenset({"data", "max_steps"})
 _ARCHITECTURE = "it decides which network the weights are of"
 _FIXED = {
     "network": _ARCHITECTURE,
+    "backbone": _ARCHITECTURE,
+    "transformer": _ARCHITECTURE,
     "process.channels": _ARCHITECTURE,
     "released_quirks": _ARCHITECTURE,
     "prediction": "the weights were trained to predict something else",

@@ -24,6 +24,7 @@ __all__ = [
     "SolverName",
     "SpacingName",
     "TrainConfig",
+    "TransformerConfig",
     "learning_rate",
     "preset",
 ]
@@ -84,7 +85,7 @@ class ProcessConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Widths, depth, attention and conditioning of the Flexi-UNet."""
+    """Conditioning of the network, and widths, depth and attention of the Flexi-UNet."""
 
     base_channels: int = 128
     """Number of channels that a multiplier of 1 stands for."""
@@ -109,6 +110,20 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """Patches, width and depth of the FlexiTransformer, in the place of the Flexi-UNet's; conditioning is the network's."""
+
+    patch_size: int = 4
+    """Height and width of a patch in pixels, the same at every level. It divides the sides of all levels."""
+    width: int = 768
+    """Number of features of a token."""
+    depth: int = 12
+    """Number of blocks. A step that changes resolution runs half of them at each of its two."""
+    heads: int = 12
+    """Number of heads in every attention layer. Each has a multiple of 4 features."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A process, and the network that reverses it."""
 
@@ -126,6 +141,9 @@ class ModelConfig:
     """Probability that a picture of a training batch has no class, so that the model can be guided; 0.1 is usual."""
     released_quirks: bool = False
     """Do what the paper's released code does where it differs from the paper (docs/notation.md lists the differences)."""
+    backbone: Literal["unet", "transformer"] = "unet"
+    """Which network: unet is the Flexi-UNet, transformer the FlexiTransformer with the options that begin with transformer."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
 
     needs: ClassVar[Needs] = MODEL
 
@@ -280,10 +298,16 @@ def _paper(pixels: int, levels: int, multipliers: tuple[int, ...], **network) ->
 
 
 _64, _128, _256 = (1, 2, 3, 4), (1, 1, 2, 3, 4), (1, 1, 2, 2, 4, 4)
+_TINY = replace(
+    _octaves(32, 3, (1, 2, 4), base_channels=32), transformer=TransformerConfig(width=192, depth=8, heads=6)
+)
+_SHIFTED_64 = _octaves(64, 4, _64)
 
 PRESETS: dict[str, ModelConfig] = {
-    "tiny": _octaves(32, 3, (1, 2, 4), base_channels=32),
-    "shifted64-4l": _octaves(64, 4, _64),
+    "tiny": _TINY,
+    "tiny-transformer": replace(_TINY, backbone="transformer"),
+    "shifted64-4l": _SHIFTED_64,
+    "transformer64-4l": replace(_SHIFTED_64, backbone="transformer"),
     "shifted128-5l": _octaves(128, 5, _128),
     "shifted256-6l": _octaves(256, 6, _256),
     "celeba64-1l": _paper(64, 1, _64),
@@ -297,7 +321,8 @@ PRESETS: dict[str, ModelConfig] = {
     "imagenet64-2l": _paper(64, 2, _64, num_classes=1000),
 }
 """Models by name. "tiny" trains on a CPU. Those named "shifted" have the paper's networks and resolutions, but shifted noise
-and the corrected solver. All others follow the paper throughout."""
+and the corrected solver. Those named after the transformer are "tiny" and "shifted64-4l" with a transformer of as many
+parameters. All others follow the paper throughout."""
 
 
 def preset(name: str) -> ModelConfig:

@@ -22,7 +22,7 @@ from scalespace.reading import read_json, reading
 from scalespace.runs.averages import Snapshot, average_of, exponent
 from scalespace.runs.checkpoints import Checkpoints
 from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig
+from scalespace.training.configuration import ModelConfig, NetworkConfig, ProcessConfig, TransformerConfig
 from scalespace.training.pretrained.brought import kept
 from scalespace.training.run_directory import AVERAGES, CHECKPOINTS, MODEL, RUN_FILE, completed
 from scalespace.training.trainer import EMA_FILE
@@ -185,6 +185,8 @@ def _pipeline(
             | {
                 "process": ProcessConfig(**_known(ProcessConfig, known["process"])),
                 "network": NetworkConfig(**_known(NetworkConfig, known["network"])),
+                # Runs of earlier versions had no choice.
+                "transformer": TransformerConfig(**_known(TransformerConfig, known.get("transformer", {}))),
             }
         )
         names, brings = known.get("class_names") or (), kept(known)

@@ -41,6 +41,12 @@ _GRIDS = Need(
 )
 
 
+_UNET = Need(lambda given: given.backbone == "unet", "with --backbone {backbone}", "give --backbone unet")
+_TRANSFORMER = Need(
+    lambda given: given.backbone == "transformer", "with --backbone {backbone}", "give --backbone transformer"
+)
+
+
 def _own(given: Any) -> bool:
     """Whether the degradation is MODULE:CLASS."""
     return ":" in given.process.degradation
@@ -84,7 +90,17 @@ MODEL: Needs = {
             "give the number of classes by --network.num-classes",
         ),
     ),
-    "network.paths": (SEVERAL_LEVELS,),
+    "network.base_channels": (_UNET,),
+    "network.channel_multipliers": (_UNET,),
+    "network.blocks_per_level": (_UNET,),
+    "network.attention_max_size": (_UNET,),
+    "network.attention_heads": (_UNET,),
+    "network.min_channels_per_group": (_UNET,),
+    "network.paths": (_UNET, SEVERAL_LEVELS),
+    "transformer.patch_size": (_TRANSFORMER,),
+    "transformer.width": (_TRANSFORMER,),
+    "transformer.depth": (_TRANSFORMER,),
+    "transformer.heads": (_TRANSFORMER,),
     "sigma_data": (
         Need(lambda given: given.prediction == "v", "with --prediction {prediction}", "give --prediction v"),
     ),

@@ -22,7 +22,7 @@ PIPELINE = "ScaleSpacePipeline"
 """Name of the class of saved pipelines."""
 CODE_FILE = "pipeline"
 """Name of the file of code in a saved folder, without its ending."""
-NETWORKS = ("FlexiUNet", "PretrainedUNet")
+NETWORKS = ("FlexiTransformer", "FlexiUNet", "PretrainedUNet")
 """Names of the classes of networks in saved pipelines."""
 CODE = f"from {PACKAGE} import {', '.join(NETWORKS)}, {PIPELINE}, ScaleSpaceScheduler\n"
 """What is in that file, and in one for each part: the names of installed classes."""

@@ -64,7 +64,8 @@ def check_footprint(
         f"the activations of {together:,} pictures": together * activations,
     }
     read = {"the pictures that are read ahead": _BATCHES * max(batches) // processes * 3 * math.prod(size)}
-    narrower = "" if isinstance(network, PretrainedUNet) else " or --network.base-channels"
+    width = "--network.base-channels" if config.backbone == "unet" else "--transformer.width"
+    narrower = "" if isinstance(network, PretrainedUNet) else f" or {width}"
     lower = f"lower --batch-size{narrower}, or give a --micro-batch"
     if device.type == "cpu":
         check_memory("training", needs | read, lower)

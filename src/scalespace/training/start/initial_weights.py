@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scalespace.errors import UserError, cause
 from scalespace.manifest import checksum
+from scalespace.networks.flexi_transformer import FlexiTransformer
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.networks.transfer import Transfer, take_weights
 from scalespace.pipelines.pretrained.unet import PretrainedUNet
@@ -25,7 +26,7 @@ __all__ = ["start_from"]
 
 def start_from(
     path: str,
-    network: FlexiUNet | PretrainedUNet,
+    network: FlexiUNet | FlexiTransformer | PretrainedUNet,
     scheduler: ScaleSpaceScheduler,
     processes: Processes,
     say: Callable[[str], None],
@@ -65,7 +66,7 @@ def start_from(
                 f"starts from {file} (sha256 {digest[:12]}): {parameters:,} parameters, with their network and its process"
             )
             return known | {"brought": brings.as_dict()}, network.state_dict()
-        if not (isinstance(source.unet, FlexiUNet) and isinstance(network, FlexiUNet)):
+        if isinstance(source.unet, PretrainedUNet) or isinstance(network, PretrainedUNet):
             raise UserError(
                 f"the weights of --init-from {path} are those of a {type(source.unet).__name__}, which brings process and "
                 "network of its own and is taken from a folder alone; download it first, or leave --init-from out"
