@@ -107,6 +107,11 @@ ARMS: dict[str, Changes] = {
     "offset-log-normal": (AUTO, OFFSET | {"times": "log-normal"}),
     "offset-sigmoid": (AUTO, OFFSET | {"weight": "sigmoid"}),
     "offset-even": (AUTO, OFFSET | {"level_shares": (1.0, 1.0, 1.0)}),
+    # How small the detail is that a resolution is kept for, and down to how few pixels.
+    "tolerance-0.003": (AUTO | {"tolerance": 0.003}, {}),
+    "tolerance-0.03": (AUTO | {"tolerance": 0.03}, {}),
+    "tolerance-0.1": (AUTO | {"tolerance": 0.1}, {}),
+    "six-levels": (AUTO | {"levels": 6}, {}),
     "v": ({"shifted": True}, {"prediction": "v", "sigma_data": 0.5, "weight": "v"}),
     # The other network. The unit of compute is a step of one level of the U-Net for these too.
     "transformer": ({"shifted": True}, TRANSFORMER),
@@ -212,7 +217,8 @@ def run(arguments: argparse.Namespace) -> None:
         solver, spacing, steps = SAMPLERS[name]
         pipeline = load_pipeline(str(trained.model_path))
         use_solver(pipeline, solver=solver, timestep_spacing=spacing)
-        pictures, calls = drawn(pipeline, arguments.samples, steps, arguments.seed, arguments.quiet)
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.drawing_precision == "bf16"):
+            pictures, calls = drawn(pipeline, arguments.samples, steps, arguments.seed, arguments.quiet)
         record = {
             "data": arguments.data.stem,
             "size": arguments.size,
@@ -225,6 +231,7 @@ def run(arguments: argparse.Namespace) -> None:
             "steps_of_one_level": arguments.steps,
             "batch_size": arguments.batch_size,
             "mixed_precision": arguments.mixed_precision,
+            "drawing_precision": arguments.drawing_precision,
             "share": share,
             "training_seconds": seconds,
             "changes": list(pipeline.scheduler.process.degradation.change_points),
@@ -373,6 +380,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=900, help="steps of DDPM whose FLOPs every arm may spend")
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
+    parser.add_argument("--drawing-precision", choices=("no", "bf16"), default="no", help="of the network's calls")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1000, help="pictures drawn")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror pictures")

@@ -24,8 +24,8 @@ from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.training.trainer import Trainer
 
 COMMANDS = sorted(
-    {file.stem for file in Path(parsing.__file__).parent.rglob("*.py")}
-    - {"__init__", "completion", "options", "parsing"}
+    {file.stem for file in Path(parsing.__file__).parent.rglob("*.py") if file.parent.name != "options"}
+    - {"__init__", "completion", "parsing"}
 )
 
 

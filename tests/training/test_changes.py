@@ -109,8 +109,8 @@ def test_every_option_is_free_can_be_allowed_or_is_fixed_with_a_reason(tmp_path)
         except UserError as error:
             if "may change at any time" not in str(error):
                 fixed.add(name)
-    networks = {name for name in names if name.startswith("network.")} - {"network.dropout"}
-    assert fixed == networks | {"process.channels", "released_quirks", "prediction", "init_from"}
+    networks = {name for name in names if name.startswith(("network.", "transformer."))} - {"network.dropout"}
+    assert fixed == networks | {"backbone"} | {"process.channels", "released_quirks", "prediction", "init_from"}
 
 
 def test_a_change_that_is_impossible_in_this_direction_is_refused(run):

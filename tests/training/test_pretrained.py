@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file
 from tests.pretrained_models import SIZE, stock_folder
@@ -23,7 +22,7 @@ from scalespace.pipelines.saving import load_pipeline
 from scalespace.processes import Processes
 from scalespace.training.configuration import TrainConfig
 from scalespace.training.level_sampling import Batch
-from scalespace.training.loop import train
+from scalespace.training.loop import accelerator_for, train
 from scalespace.training.models import open_model
 from scalespace.training.pretrained.brought import brought
 from scalespace.training.trainer import Trainer
@@ -94,7 +93,7 @@ def test_weight_snr_is_the_loss_of_noise_that_diffusers_trains_with(tmp_path, mo
     config = _config(fast, tmp_path / "run", weight="snr", flip=False)
     network = load_pipeline(fast).unet
     scheduler = brought(str(fast), "").process()
-    trainer = Trainer(config, Accelerator(cpu=True), scheduler, network, Processes())
+    trainer = Trainer(config, accelerator_for(config), scheduler, network, Processes())
     t = torch.tensor([CHANGE + 100] * 4)
     monkeypatch.setattr(trainer.times, "times", lambda *_: t)
     noise = torch.randn(4, 3, *SIZES[1], generator=torch.Generator().manual_seed(0))
@@ -119,7 +118,7 @@ def test_weight_snr_is_the_loss_of_noise_that_diffusers_trains_with(tmp_path, mo
 def test_at_a_change_the_gradient_is_that_of_predicting_the_small_picture(fast, tmp_path, monkeypatch):
     config = _config(fast, tmp_path / "run", weight="constant", flip=False)
     network, scheduler = load_pipeline(fast).unet, brought(str(fast), "").process()
-    trainer = Trainer(config, Accelerator(cpu=True), scheduler, network, Processes())
+    trainer = Trainer(config, accelerator_for(config), scheduler, network, Processes())
     noise = torch.randn(4, 3, *SIZES[1], generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(trainer, "_noise", lambda *_: noise)
     batch = _batch(trainer, CHANGE)

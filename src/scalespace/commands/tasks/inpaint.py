@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from scalespace.commands.options.tasks import ModelOptions, Variations, report
 from scalespace.commands.parsing import read
-from scalespace.commands.tasks.options import ModelOptions, Variations, report
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from scalespace.commands.options.tasks import ModelOptions
 from scalespace.commands.parsing import read, say
-from scalespace.commands.tasks.options import ModelOptions
 from scalespace.errors import UserError
 
 __all__ = ["Arguments", "run"]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from scalespace.commands.options.tasks import Variations, report
 from scalespace.commands.parsing import read
-from scalespace.commands.tasks.options import Variations, report
 from scalespace.errors import UserError, cause
 
 __all__ = ["Arguments", "run"]

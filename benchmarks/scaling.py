@@ -1,0 +1,328 @@
+"""Quality against compute: how much training compute does one process need for what another one reaches?
+
+    python -m benchmarks.scaling gather runs/trained-75 runs/trained-300 runs/trained-1200
+    python -m benchmarks.scaling draw
+
+``gather`` takes the records of folders of ``benchmarks.trained``, one folder for each budget, into docs/results/scaling.json.
+``draw`` makes the tables and figures of docs/results/scaling.md from that file alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from benchmarks.trained import ARMS, LEVELS, NETWORK, SAMPLERS, STUDENT, markdown
+
+from scalespace.diffusion.grids import log_snr_grid
+from scalespace.networks.flops import path_gflops
+from scalespace.reports.figure import BASELINE, OURS, new_figure, save_figure
+from scalespace.training.build import build_network, build_scheduler
+from scalespace.training.configuration import ModelConfig, ProcessConfig
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RECORDS, PAGE = RESULTS / "scaling.json", RESULTS / "scaling.md"
+DISTANCES = {
+    "kernel_efficientnet_lite0": "kernel distance x 1000, EfficientNet-Lite0",
+    "frechet_efficientnet_lite0": "Frechet, EfficientNet-Lite0",
+    "swd_mean": "SWD x 1000",
+    "frechet_pixels": "Frechet, pixels",
+}
+LEARNED = tuple(DISTANCES)[:2]
+PROCESSES = {
+    "ddpm": "DDPM, x_0",
+    "ddpm-v": "DDPM, v",
+    "paper": "the paper's noise and resolutions",
+    "shifted": "shifted noise, the paper's resolutions",
+    "shifted-auto": "shifted noise, resolutions off the data",
+}
+TRAININGS = {
+    "shifted-auto": "natural, uniform in t, min-SNR (the default)",
+    "constant-compute": "batches of constant compute",
+    "least-variance": "batches of least variance",
+    "offset": "min-SNR + 1",
+    "log-snr": "uniform in log-SNR",
+    "log-normal": "EDM's log-normal",
+    "sigmoid": "sigmoid weight of SiD2",
+}
+LOOKS = {
+    "ddpm": {"color": BASELINE, "linestyle": "-", "marker": "s"},
+    "ddpm-v": {"color": BASELINE, "linestyle": ":", "marker": "D"},
+    "paper": {"color": "tab:orange", "linestyle": "--", "marker": "v"},
+    "shifted": {"color": OURS, "linestyle": "--", "marker": "o"},
+    "shifted-auto": {"color": OURS, "linestyle": "-", "marker": "^"},
+}
+NAMES = {"emoji64": "Emoji", "cifar10-32": "CIFAR-10"}
+SAMPLER = "corrected-20"
+VARIANCES_FROM = 500  # steps, from which measured variances have a say
+BACKWARD = 2  # a training step is a forward pass and a backward pass of twice its FLOPs
+
+Record = dict[str, Any]
+
+
+class Ratio(NamedTuple):
+    """Compute for equal quality over that of the baseline, and its 95 % interval. An end that is None is not determined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "not determined"
+        low, high = ("?" if end is None else f"{end:.2f}" for end in self[1:])
+        return f"{self.value:.2f} ({low} to {high})"
+
+
+class Point(NamedTuple):
+    """A run: which pictures, the compute of its training, and the distance it reached."""
+
+    pictures: str
+    compute: float
+    distance: float
+
+
+def compute_ratio(baseline: Sequence[Point], other: Sequence[Point]) -> Ratio:
+    """The compute at which a process has the distance of another one, as a multiple of the other's compute.
+
+    Log distance is taken to fall in straight lines over log compute, all with one slope, and for all pictures with one gap
+    between the processes. The interval is Fieller's (1954) for the quotient of two estimates, here of gap and slope.
+
+    Args:
+        baseline: Every run of the process to compare with.
+        other: Every run of the other process.
+
+    Returns:
+        The ratio. Nothing is determined where the runs do not tell the slope from none.
+    """
+    runs = [(0.0, point) for point in baseline] + [(1.0, point) for point in other]
+    kinds = sorted({point.pictures for _, point in runs})
+    rows = [
+        [kind, -math.log(point.compute), *(float(point.pictures == name) for name in kinds)] for kind, point in runs
+    ]
+    design = torch.tensor(rows, dtype=torch.float64)
+    logs = torch.tensor([math.log(point.distance) for _, point in runs], dtype=torch.float64)
+    inverse = torch.linalg.inv(design.T @ design)
+    fitted = inverse @ design.T @ logs
+    gap, slope = fitted[:2].tolist()
+    freedom = min(len(runs) - len(fitted), max(STUDENT) - 1)
+    variance = float((logs - design @ fitted).square().sum()) / (len(runs) - len(fitted))
+    (vgap, both), (_, vslope) = (inverse[:2, :2] * variance * STUDENT[freedom + 1] ** 2).tolist()
+    a, b, c = slope**2 - vslope, gap * slope - both, gap**2 - vgap
+    if slope <= 0 or a <= 0:
+        return Ratio(None, None, None)
+    root = math.sqrt(max(b**2 - a * c, 0.0))
+    return Ratio(math.exp(gap / slope), math.exp((b - root) / a), math.exp((b + root) / a))
+
+
+def gather(folders: Sequence[Path], commit: str) -> None:
+    """The records of all folders, and of before, in one file; the last of the same run counts."""
+    records = json.loads(RECORDS.read_text())["records"] if RECORDS.exists() else []
+    for folder in folders:
+        found = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        records += [record | {"commit": commit} for record in found]
+    known = {tuple(r[key] for key in IDENTITY): r for r in records}
+    lines = ",\n".join(json.dumps(known[key]) for key in sorted(known))
+    RECORDS.write_text(f'{{"records": [\n{lines}\n]}}\n')
+
+
+IDENTITY = ("data", "size", "steps_of_one_level", "arm", "mixed_precision", "sampler", "seed")
+
+
+@lru_cache
+def gflops(arm: str, size: int, changes: tuple[int, ...], sampler: str) -> tuple[float, float]:
+    """GFLOPs of one call at full resolution, and of all calls for one picture."""
+    options = ARMS[arm][0] | {"resolution": "auto" if changes else "convex", "change_points": changes}
+    model = ModelConfig(process=replace(ProcessConfig((size, size), levels=LEVELS[size]), **options), network=NETWORK)
+    scheduler = build_scheduler(model)
+    process = scheduler.process
+    with torch.device("meta"):
+        network = build_network(model, scheduler.sizes)
+    grid = (*log_snr_grid(process, SAMPLERS[sampler][2]), 0)
+    spent = sum(path_gflops(network, process.size(t), process.size(s)) for t, s in pairwise(grid))
+    return path_gflops(network, process.size(0), process.size(0)), spent
+
+
+def training_teraflops(record: Record) -> float:
+    """FLOPs of the training, in 10^12: those of so many steps of one level."""
+    full, _ = gflops("ddpm", record["size"], (), record["sampler"])
+    return record["steps_of_one_level"] * record["batch_size"] * full * (1 + BACKWARD) / 1e3
+
+
+def sampling_gflops(record: Record) -> float:
+    """FLOPs of all calls for one picture, in 10^9."""
+    return gflops(record["arm"], record["size"], tuple(record["changes"]), record["sampler"])[1]
+
+
+def scaled(key: str) -> float:
+    """Small distances are shown times 1000, except those that are recorded so."""
+    return 1000.0 if key.startswith("kernel") else 1.0
+
+
+def shown(value: float) -> str:
+    """Three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def comparison(records: Sequence[Record], arms: dict[str, str]) -> str:
+    """A table for every set of pictures: distances by budget and arm, one for each seed."""
+    parts = []
+    for data in NAMES:
+        rows = []
+        for steps in sorted({r["steps_of_one_level"] for r in records}):
+            for arm, name in arms.items():
+                runs = [r for r in records if (r["data"], r["steps_of_one_level"], r["arm"]) == (data, steps, arm)]
+                if not runs:
+                    continue
+                cells = [", ".join(shown(scaled(key) * r[key]) for r in runs) for key in DISTANCES]
+                spent = [
+                    f"{training_teraflops(runs[0]):.1f}",
+                    f"{runs[0]['steps']:,}",
+                    f"{sampling_gflops(runs[0]):.1f}",
+                ]
+                rows.append([name, str(len(runs)), *spent, *cells])
+        header = ["", "seeds", "training, 10^12 FLOPs", "steps", "drawing, GFLOPs a picture", *DISTANCES.values()]
+        parts.append(f"{NAMES[data]} at 32 pixels:\n\n{markdown(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def ratios(records: Sequence[Record]) -> str:
+    """How much compute every process needs for DDPM's quality, with each set of pictures and with both."""
+    rows = []
+    for names in ([*NAMES], *([name] for name in NAMES)):
+        for arm, title in PROCESSES.items():
+            if arm == "ddpm":
+                continue
+            kinds = [
+                {
+                    (r["data"], r["steps_of_one_level"], r["seed"])
+                    for r in records
+                    if r["arm"] == one and r["data"] in names
+                }
+                for one in ("ddpm", arm)
+            ]
+            # Only what both have, so that neither is judged by budgets or seeds of its own.
+            shared = kinds[0] & kinds[1]
+            if len({steps for _, steps, _ in shared}) < 2:
+                continue
+            cells = []
+            for key in DISTANCES:
+                sides = [
+                    [
+                        Point(r["data"], training_teraflops(r), r[key])
+                        for r in records
+                        if r["arm"] == one and (r["data"], r["steps_of_one_level"], r["seed"]) in shared
+                    ]
+                    for one in ("ddpm", arm)
+                ]
+                cells.append(str(compute_ratio(*sides)))
+            rows.append([" and ".join(NAMES[name] for name in names), title, str(len(shared)), *cells])
+    return markdown(["pictures", "process", "pairs of runs", *DISTANCES.values()], rows)
+
+
+def drawing_steps(records: Sequence[Record]) -> str:
+    """The same models drawn in fewer and in more steps."""
+    rows = []
+    models = {tuple(r[key] for key in IDENTITY if key != "sampler"): r for r in records if r["sampler"] != SAMPLER}
+    for identity, model in models.items():
+        for r in records:
+            if tuple(r[key] for key in IDENTITY if key != "sampler") == identity:
+                cells = [shown(scaled(key) * r[key]) for key in DISTANCES]
+                rows.append([NAMES[model["data"]], PROCESSES[r["arm"]], str(r["calls"]), *cells])
+    return markdown(["pictures", "process", "calls", *DISTANCES.values()], rows)
+
+
+def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
+    """Learned distances over training compute, a line for every process through the means of its seeds."""
+    figure = new_figure(10, 7.5)
+    axes = figure.subplots(2, 2, sharex=True)
+    for column, (data, name) in enumerate(NAMES.items()):
+        for row, key in enumerate(LEARNED):
+            panel = axes[row][column]
+            for arm, title in PROCESSES.items():
+                runs = [r for r in records if (r["data"], r["arm"]) == (data, arm)]
+                if not runs:
+                    continue
+                by_budget: dict[float, list[float]] = {}
+                for r in runs:
+                    by_budget.setdefault(training_teraflops(r), []).append(scaled(key) * r[key])
+                spent = sorted(by_budget)
+                means = [math.exp(sum(map(math.log, by_budget[c])) / len(by_budget[c])) for c in spent]
+                panel.plot(spent, means, label=title, **(LOOKS[arm] | {"marker": ""}))
+                for c in spent:
+                    panel.plot([c] * len(by_budget[c]), by_budget[c], **(LOOKS[arm] | {"linestyle": ""}))
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.set_title(name if row == 0 else "")
+            panel.set_ylabel(DISTANCES[key] if column == 0 else "")
+            panel.set_xlabel("training, 10^12 FLOPs" if row == 1 else "")
+            panel.grid(True, which="both", alpha=0.2)
+    axes[0][0].legend(fontsize="small")
+    save_figure(figure, path, "Distance to held-out pictures over training compute, 32 pixels", source)
+
+
+def tables(records: Sequence[Record]) -> dict[str, str]:
+    """The tables of the page by name."""
+    in_bf16 = [r for r in records if r["mixed_precision"] == "bf16" and r["sampler"] == SAMPLER]
+    return {
+        "ratios": ratios(in_bf16),
+        "processes": comparison(in_bf16, PROCESSES),
+        # Shorter runs of it are those of "natural".
+        "trainings": comparison(
+            [r for r in in_bf16 if r["arm"] != "least-variance" or r["steps"] > VARIANCES_FROM], TRAININGS
+        ),
+        "steps": drawing_steps(records),
+    }
+
+
+def with_tables(page: str, found: dict[str, str]) -> str:
+    """The text of the page with its tables in it, in the place of older ones.
+
+    Raises:
+        ValueError: If the page has no place for one.
+    """
+    for name, table in found.items():
+        marked = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(marked, lambda m, text=table: f"{m[1]}\n{text}\n\n{m[2]}", page, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"the page has {count} places for the table {name}, and not one")
+    return page
+
+
+def draw() -> None:
+    """Write tables and figure of the page."""
+    records = json.loads(RECORDS.read_text())["records"]
+    PAGE.write_text(with_tables(PAGE.read_text(), tables(records)))
+    processes = [
+        r for r in records if r["arm"] in PROCESSES and r["mixed_precision"] == "bf16" and r["sampler"] == SAMPLER
+    ]
+    commits = ", ".join(sorted({r["commit"] for r in processes}))
+    source = f"python -m benchmarks.scaling draw (trained at commit {commits}, seeds 0 and 1)"
+    draw_curves(processes, RESULTS / "scaling.png", source)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    taken = parts.add_parser("gather")
+    taken.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    taken.add_argument("--commit", required=True, help="that the runs were made at")
+    parts.add_parser("draw")
+    given = parser.parse_args()
+    if given.part == "gather":
+        gather(given.folders, given.commit)
+    else:
+        draw()
+
+
+if __name__ == "__main__":
+    main()
