@@ -138,37 +138,34 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet | Flex
         raise UserError(f"the network cannot be built: dropout is {network.dropout}; give at least 0 and less than 1")
     if not 0 <= model.label_dropout < 1:
         raise UserError(f"label_dropout is {model.label_dropout}; give at least 0 and less than 1")
+    common: dict[str, Any] = {
+        "sizes": sizes,
+        "in_channels": model.process.channels,
+        "out_channels": model.process.channels,
+        "dropout": network.dropout,
+        "num_classes": network.num_classes,
+        "condition_size": network.condition_size,
+        "null_class": model.label_dropout > 0,
+    }
     try:
         if model.backbone == "transformer":
             return FlexiTransformer(
-                sizes=sizes,
-                in_channels=model.process.channels,
-                out_channels=model.process.channels,
                 patch_size=transformer.patch_size,
                 width=transformer.width,
                 depth=transformer.depth,
                 heads=transformer.heads,
-                dropout=network.dropout,
-                num_classes=network.num_classes,
-                condition_size=network.condition_size,
-                null_class=model.label_dropout > 0,
+                **common,
             )
         return FlexiUNet(
-            sizes=sizes,
-            in_channels=model.process.channels,
-            out_channels=model.process.channels,
             base_channels=network.base_channels,
             channel_multipliers=network.channel_multipliers,
             blocks_per_level=network.blocks_per_level,
             attention_max_size=network.attention_max_size,
             attention_heads=network.attention_heads,
-            dropout=network.dropout,
-            num_classes=network.num_classes,
             released_quirks=model.released_quirks,
             paths=network.paths,
-            condition_size=network.condition_size,
             min_channels_per_group=network.min_channels_per_group,
-            null_class=model.label_dropout > 0,
+            **common,
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built: {cause(error)}") from error
