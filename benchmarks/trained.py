@@ -49,8 +49,15 @@ from scalespace.training.loop import train
 
 LEVELS = {16: 3, 32: 3, 64: 4}
 NETWORK = NetworkConfig(
-    base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_max_size=8, attention_heads=4
+    base_channels=32,
+    channel_multipliers=(1, 2, 2),
+    blocks_per_level=1,
+    attention_max_size=8,
+    attention_heads=4,
+    paths="flexi",
 )
+DEPTHS = {16: (1, 2, 2), 32: (1, 2, 2), 64: (1, 2, 2, 2)}
+"""Widths of the network's levels, of which four resolutions need four."""
 TRANSFORMER = {"backbone": "transformer", "transformer": TransformerConfig(width=192, depth=8, heads=6)}
 """At 32 pixels and one level 0.48 GFLOPs a call, where NETWORK takes 0.50."""
 SAMPLERS = {
@@ -75,6 +82,8 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 
 AUTO: dict[str, Any] = {"shifted": True, "resolution": "auto"}
 OFFSET = {"weight_offset": 1.0}
+SHARED: dict[str, Any] = {"network": replace(NETWORK, paths="shared")}
+V: dict[str, Any] = {"prediction": "v", "sigma_data": 0.5, "weight": "v"}
 Changes = tuple[dict[str, Any], dict[str, Any]]
 """What an arm changes in the process, and in the rest of the run. What an arm is called after is
 named here, whatever the package's defaults are."""
@@ -99,7 +108,11 @@ ARMS: dict[str, Changes] = {
     "log-snr": (AUTO, {"times": "log-snr"}),
     "log-normal": (AUTO, {"times": "log-normal"}),
     "sigmoid": (AUTO, {"weight": "sigmoid"}),
+    "base-snr-auto": (AUTO, {"weight_snr": "base"}),
+    "even": (AUTO, {"level_shares": (1.0, 1.0, 1.0)}),
+    "high": (AUTO, {"level_shares": (4.0, 2.0, 1.0)}),
     "offset": (AUTO, OFFSET),
+    "offset-high": (AUTO, OFFSET | {"level_shares": (4.0, 2.0, 1.0)}),
     "offset-constant-compute": (AUTO, OFFSET | {"level_sampling": "constant-compute"}),
     "offset-constant-memory": (AUTO, OFFSET | {"level_sampling": "constant-memory"}),
     "offset-least-variance": (AUTO, OFFSET | {"level_sampling": "least-variance"}),
@@ -107,26 +120,35 @@ ARMS: dict[str, Changes] = {
     "offset-log-normal": (AUTO, OFFSET | {"times": "log-normal"}),
     "offset-sigmoid": (AUTO, OFFSET | {"weight": "sigmoid"}),
     "offset-even": (AUTO, OFFSET | {"level_shares": (1.0, 1.0, 1.0)}),
+    # All levels run all layers, each at its own size.
+    "shared": (AUTO, SHARED),
+    "shared-offset": (AUTO, SHARED | OFFSET),
+    "shared-offset-even": (AUTO, SHARED | OFFSET | {"level_shares": (1.0, 1.0, 1.0)}),
+    "shared-offset-high": (AUTO, SHARED | OFFSET | {"level_shares": (4.0, 2.0, 1.0)}),
+    "shared-offset-constant-compute": (AUTO, SHARED | OFFSET | {"level_sampling": "constant-compute"}),
+    "shared-offset-six-levels": (AUTO | {"levels": 6}, SHARED | OFFSET),
+    "ddpm-offset": ({"levels": 1}, {"change_share": None} | OFFSET),
     # How small the detail is that a resolution is kept for, and down to how few pixels.
     "tolerance-0.003": (AUTO | {"tolerance": 0.003}, {}),
     "tolerance-0.03": (AUTO | {"tolerance": 0.03}, {}),
     "tolerance-0.1": (AUTO | {"tolerance": 0.1}, {}),
     "six-levels": (AUTO | {"levels": 6}, {}),
-    "v": ({"shifted": True}, {"prediction": "v", "sigma_data": 0.5, "weight": "v"}),
+    "v": ({"shifted": True}, V),
+    "v-auto": (AUTO, V),
     # The other network. The unit of compute is a step of one level of the U-Net for these too.
     "transformer": ({"shifted": True}, TRANSFORMER),
     "transformer-ddpm": ({"levels": 1}, TRANSFORMER | {"change_share": None}),
-    "ddpm-v": ({"levels": 1}, {"change_share": None, "prediction": "v", "sigma_data": 0.5, "weight": "v"}),
+    "ddpm-v": ({"levels": 1}, {"change_share": None} | V),
 }
 
 
 def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
     process, rest = ARMS[arguments.arm]
     size = arguments.size
+    network = replace(rest.get("network", NETWORK), channel_multipliers=DEPTHS[size])
     return TrainConfig(
         **{
             "process": replace(ProcessConfig((size, size), levels=LEVELS[size]), **process),
-            "network": NETWORK,
             "data": str(arguments.data),
             "output_dir": str(run),
             "batch_size": arguments.batch_size,
@@ -135,12 +157,14 @@ def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
             "warmup_steps": 50,
             "ema_decay": 0.998,
             "change_share": 0.02,
+            "weight_offset": 0.0,
             "mixed_precision": arguments.mixed_precision,
             "flip": not arguments.no_flip,
             "sample_every": 0,
             "checkpoint_every": 200,
             "log_every": 20,
             **rest,
+            "network": network,
         }
     )
 

@@ -322,6 +322,7 @@ def _pipeline(network: dict[str, Any], process: dict[str, Any]) -> ScaleSpacePip
     [
         ({"released_quirks": False}, {}, "it runs the last decoder block"),
         ({"paths": "full"}, {}, "it runs all layers at every resolution"),
+        ({"paths": "shared", "released_quirks": False}, {}, "it runs all layers at every resolution"),
         ({"base_channels": 16}, {}, "it normalises in 16 groups, and not in 32"),
         ({"min_channels_per_group": 4}, {}, "it normalises in 8 groups, and not in 32"),
         ({}, {"degradation": "orthonormal"}, "its process is not one of the paper's"),

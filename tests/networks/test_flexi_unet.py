@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalespace.networks.blocks import Block, ResidualBlock
 from scalespace.networks.flexi_unet import FlexiUNet, network_levels
+from scalespace.networks.flops import path_gflops_and_products
 from scalespace.networks.layers import group_norm, time_embedding
 
 OCTAVES = ((32, 32), (16, 16), (8, 8), (4, 4))
@@ -197,12 +198,40 @@ def test_full_paths_run_the_plain_u_net_on_the_enlarged_state_and_shrink_its_out
     }
 
 
-def test_at_one_level_full_paths_are_the_network_itself():
+@pytest.mark.parametrize(("sizes", "i", "j"), PAIRS)
+def test_shared_paths_run_the_plain_u_net_at_the_size_of_the_target(sizes, i, j):
+    shared = small(sizes, paths="shared").eval()
+    # Attention is where it is at the full resolution, whatever the size.
+    plain = small(sizes[:1]).eval()
+    plain.sizes = (sizes[j],)
+    x = state(sizes[i])
+    enlarged = nn.functional.interpolate(x, size=sizes[j], mode="bilinear")
+    ran, prediction = names_that_run(shared, lambda: shared(x, 7, sizes[j]).sample)
+    assert prediction.shape == (2, 3, *sizes[j])
+    assert_close(prediction, plain(enlarged, 7).sample, rtol=1e-4, atol=1e-4)
+    assert {name for name in ran if not name.startswith("adapters")} == {
+        name.rpartition(".")[0] for name in shared.state_dict() if not name.startswith("adapters")
+    }
+
+
+def test_shared_paths_have_more_resolutions_than_network_levels_and_a_quarter_of_the_cost_each():
+    sizes = tuple((64 >> level, 64 >> level) for level in range(6))
+    network = small(sizes, channel_multipliers=(1, 2), attention_max_size=0, paths="shared")
+    # Without the products of attention, which grow with the square of the pixels; the layers of the time do not grow.
+    costs = [whole - products for whole, products in (path_gflops_and_products(network, size, size) for size in sizes)]
+    assert [costs[k] / costs[k + 1] for k in range(3)] == pytest.approx([4, 4, 4], rel=0.03)
+    assert network(state((2, 2)), 7, (4, 4)).sample.shape == (2, 3, 4, 4)
+
+
+def test_at_one_level_other_paths_are_the_network_itself():
     x = state((32, 32))
-    assert torch.equal(small(OCTAVES[:1], paths="full")(x, 7).sample, small(OCTAVES[:1])(x, 7).sample)
+    for paths in ("full", "shared"):
+        assert torch.equal(small(OCTAVES[:1], paths=paths)(x, 7).sample, small(OCTAVES[:1])(x, 7).sample)
     # And nowhere else.
     x = state((8, 8))
-    assert not torch.allclose(small(paths="full")(x, 7).sample, small()(x, 7).sample)
+    plain, full, shared = (small(paths=paths)(x, 7).sample for paths in ("flexi", "full", "shared"))
+    assert not torch.allclose(full, plain)
+    assert not torch.allclose(shared, plain)
 
 
 def test_parameters_are_the_same_for_any_number_of_resolutions_and_with_quirks():
@@ -210,7 +239,7 @@ def test_parameters_are_the_same_for_any_number_of_resolutions_and_with_quirks()
         return {name: parameter.shape for name, parameter in network.named_parameters()}
 
     assert shapes(small(OCTAVES)) == shapes(small(OCTAVES[:1])) == shapes(small(QUARTERS, released_quirks=True))
-    assert shapes(small(OCTAVES)) == shapes(small(OCTAVES, paths="full"))
+    assert shapes(small(OCTAVES)) == shapes(small(OCTAVES, paths="full")) == shapes(small(OCTAVES, paths="shared"))
 
 
 def test_a_missing_skip_is_zeros():
@@ -271,7 +300,7 @@ def test_tuple_output_is_the_sample():
     assert_close(prediction, network(state((8, 8)), 7).sample)
 
 
-@pytest.mark.parametrize("options", [{}, {"released_quirks": True}, {"paths": "full"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"released_quirks": True}, {"paths": "full"}, {"paths": "shared"}], ids=str)
 def test_saved_and_loaded_networks_are_equal_bit_for_bit(tmp_path, options):
     network = small(WIDE, num_classes=3, **options).eval()
     network.save_pretrained(tmp_path)
@@ -342,7 +371,7 @@ def test_class_labels_are_required_exactly_where_there_are_classes():
         small(num_classes=4)(x, 7, class_labels=torch.tensor([0, 1, 2]))
 
 
-@pytest.mark.parametrize("options", [{}, {"paths": "full"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"paths": "full"}, {"paths": "shared"}], ids=str)
 def test_small_pictures_are_enlarged_and_joined_to_the_state_and_their_noise_is_told(options):
     network = small(condition_size=(6, 5), **options).eval()
     x, condition, level = state((16, 16)), state((6, 5)), torch.tensor([0.2, 0.7])
@@ -405,7 +434,8 @@ def test_unknown_and_smaller_sizes_are_refused_with_the_known_ones():
         ({"attention_heads": 5}, "attention_heads 5 does not divide the .* channels"),
         ({"condition_size": (32, 8)}, r"condition_size \(32, 8\) is no size of smaller pictures than \(32, 32\)"),
         ({"condition_size": (0, 8)}, r"condition_size \(0, 8\) is no size"),
-        ({"paths": "short"}, 'paths "short" are unknown; use "flexi" or "full"'),
+        ({"paths": "short"}, 'paths "short" are unknown; use "flexi", "shared" or "full"'),
+        ({"paths": "shared", "released_quirks": True}, 'released_quirks are of paths "flexi" and "full"'),
     ],
 )
 def test_configurations_that_make_no_network_are_refused(changes, message):
@@ -413,7 +443,7 @@ def test_configurations_that_make_no_network_are_refused(changes, message):
         small(**changes)
 
 
-@pytest.mark.parametrize("paths", ["flexi", "full"])
+@pytest.mark.parametrize("paths", ["flexi", "shared", "full"])
 def test_half_precision_runs_in_its_own_type(paths):
     network = small(SESQUI, paths=paths).eval()
     x = state((16, 16))
@@ -428,8 +458,9 @@ def test_half_precision_runs_in_its_own_type(paths):
         assert (prediction - expected).norm() < 0.1 * expected.norm()
 
 
-def test_a_path_compiles_to_one_graph():
-    network = small(SESQUI).eval()
+@pytest.mark.parametrize("paths", ["flexi", "shared"])
+def test_a_path_compiles_to_one_graph(paths):
+    network = small(SESQUI, paths=paths).eval()
     compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
     x, times = state((16, 16)), torch.tensor([5, 6])
     assert_close(compiled(x, times, (24, 24)).sample, network(x, times, (24, 24)).sample)

@@ -11,11 +11,15 @@ Encoder blocks above level i did not run, so the decoder takes zeros for their s
 downsampling that it replaces. No picture is resized before it enters. Sizes need not be square, nor powers of two apart: the
 decoder goes up to exactly the sizes that the encoder had, and above the entrance to sizes halved down from the target's.
 
-The baseline is the same network with ``paths="full"``, an ordinary U-Net: the state is resized up to the full resolution
-before it enters, all levels run, and the output is resized down to the target's size.
+With ``paths="shared"`` every resolution runs all layers at its own size, as a convolutional network can: the levels learn
+from each other, for small pictures look like large ones, and a level costs a quarter of the one above it. At a change the
+state is resized up to the target's size before it enters.
+
+The paper's baseline is the same network with ``paths="full"``, an ordinary U-Net: the state is resized up to the full
+resolution before it enters, all levels run, and the output is resized down to the target's size.
 
 Source: Mukhopadhyay, Udhayanan, Shrivastava, Scale Space Diffusion, CVPR 2026, https://arxiv.org/abs/2603.08709,
-section on Flexi-UNet; the blocks are ADM's (https://arxiv.org/abs/2105.05233).
+section on Flexi-UNet; the blocks are ADM's (https://arxiv.org/abs/2105.05233). The shared paths are ours.
 """
 
 from __future__ import annotations
@@ -92,16 +96,17 @@ class FlexiUNet(ConditionedNetwork):
         released_quirks: Whether to compute what the paper's released code does, for its checkpoints. Then the last decoder
             block of the target's level never runs, an input on its way to the full resolution is resized up first, and the
             adapted input of a lower level is no skip.
-        paths: "flexi" runs only the layers that an input needs. "full" runs every level at the full resolution.
+        paths: "flexi" runs only the layers that an input needs. "shared" runs all layers at the resolution of the target.
+            "full" runs all layers at the full resolution.
         condition_size: (height, width) of small pictures to condition on. They are enlarged and joined to the state, as in the
             second model of a cascade (Ho et al. 2021, https://arxiv.org/abs/2106.15282). None makes a network without them.
         min_channels_per_group: Least channels that are normalised together. With 1, levels of up to 32 channels normalise each
             by itself, as in ADM and in networks that were saved without this option.
 
     Raises:
-        ValueError: If the sizes do not decrease or need more levels than there are multipliers, if a number is below 1 or
-            base_channels odd, if the heads do not divide the channels of a level with attention, if `paths` is unknown, or
-            if pictures to condition on are no smaller than the largest size.
+        ValueError: If the sizes do not decrease, or need more levels than there are multipliers and `paths` are not "shared",
+            if a number is below 1 or base_channels odd, if the heads do not divide the channels of a level with attention, if
+            `paths` is unknown or "shared" with quirks, or if pictures to condition on are no smaller than the largest size.
     """
 
     _supports_gradient_checkpointing = True
@@ -128,20 +133,24 @@ class FlexiUNet(ConditionedNetwork):
         null_class: bool = False,
     ) -> None:
         super().__init__()
+        if paths not in ("flexi", "shared", "full"):
+            raise ValueError(f'paths "{paths}" are unknown; use "flexi", "shared" or "full"')
+        if paths == "shared" and released_quirks:
+            raise ValueError(
+                'released_quirks are of paths "flexi" and "full", and paths are "shared"; leave one of them out'
+            )
         self.sizes = checked_sizes(sizes)
-        self.levels = network_levels(self.sizes)
+        self.levels = (0,) * len(self.sizes) if paths == "shared" else network_levels(self.sizes)
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         depth = len(widths)
         fitting = sum(level < depth for level in self.levels)
         if fitting < len(self.sizes):
             raise ValueError(
                 f"sizes {self.sizes} need {self.levels[-1] + 1} network levels and channel_multipliers gives {depth}, "
-                f"which fit the first {fitting} of the sizes; leave the others out or add multipliers"
+                f'which fit the first {fitting} of the sizes; leave the others out, add multipliers or use paths "shared"'
             )
         if base_channels < 2 or base_channels % 2:
             raise ValueError(f"base_channels is {base_channels}; it must be positive and even, for sines and cosines")
-        if paths not in ("flexi", "full"):
-            raise ValueError(f'paths "{paths}" are unknown; use "flexi" or "full"')
         counts = {
             "in_channels": (in_channels, _MOST_CHANNELS),
             "out_channels": (out_channels, _MOST_CHANNELS),
@@ -159,7 +168,7 @@ class FlexiUNet(ConditionedNetwork):
         # JSON has no tuples, so a loaded configuration holds lists; one form makes configurations comparable.
         self.register_to_config(sizes=self.sizes, channel_multipliers=tuple(channel_multipliers))
         self.released_quirks = released_quirks
-        self.full = paths == "full"
+        self.full, self.shared = paths == "full", paths == "shared"
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.base_channels = base_channels
@@ -251,6 +260,8 @@ class FlexiUNet(ConditionedNetwork):
             sample, entry = resized(sample, self.sizes[0]), 0
         if self.full:
             goal = 0
+        if self.shared and entry != goal:
+            sample = resized(sample, final_size)
         embedding = self._embedding(sample, timestep, class_labels)
         sample, embedding = self._joined(sample, embedding, condition, condition_noise)
         embedding = functional.silu(embedding)

@@ -239,8 +239,8 @@ def _unknown_there(pipeline: ScaleSpacePipeline) -> str | None:
     sizes = pipeline.scheduler.sizes
     groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
     reasons = {
+        "it runs all layers at every resolution": network.full or network.shared,
         "it runs the last decoder block, which the released code leaves out": not network.released_quirks,
-        "it runs all layers at every resolution": network.full,
         _NOT_THE_PAPERS: settings["process"] is not None or settings["degradation"] != _PAPERS,
         "its noise is shifted": settings["shifted"],
         "it does not predict the clean image": settings["prediction_type"] != "sample",

@@ -101,8 +101,8 @@ class NetworkConfig:
     """Probability of dropping a feature in the residual blocks, at least 0 and less than 1."""
     num_classes: int | None = None
     """Number of classes to condition on. None makes an unconditional model."""
-    paths: Literal["flexi", "full"] = "flexi"
-    """flexi runs only the layers that a step needs. full, a baseline, runs every layer at the full resolution."""
+    paths: Literal["flexi", "shared", "full"] = "flexi"
+    """flexi, the paper's, runs what a step needs; shared every layer, at its resolution; full every layer, at the full one."""
     condition_size: tuple[int, int] | None = None
     """Height and width of the small pictures that the second model of a cascade enlarges. None for any other model."""
     min_channels_per_group: int = 4
