@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.trained import ARMS, LEVELS, NETWORK, SAMPLERS, STUDENT, markdown
+from benchmarks.trained import ARMS, LEVELS, SAMPLERS, STUDENT, markdown, network_of
 
 from scalespace.diffusion.grids import log_snr_grid
 from scalespace.networks.flops import path_gflops
@@ -44,12 +44,27 @@ PROCESSES = {
     "paper": "the paper's noise and resolutions",
     "shifted": "shifted noise, the paper's resolutions",
     "shifted-auto": "shifted noise, resolutions off the data",
+    "ddpm-offset": "DDPM, x_0, min-SNR + 1",
+    "offset": "shifted noise, resolutions off the data, min-SNR + 1",
+    "shared-offset": "the same with shared layers",
 }
+BASELINES = {"offset": "ddpm-offset", "shared-offset": "ddpm-offset"}
+"""What a process is compared with; the others with "ddpm". The weight of the loss is the same on both sides."""
 TRAININGS = {
-    "shifted-auto": "natural, uniform in t, min-SNR (the default)",
+    "shifted-auto": "natural, uniform in t, min-SNR",
+    "even": "the same number of batches for every level",
+    "high": "batches 4 : 2 : 1, most at the full resolution",
+    "base-snr-auto": "weight of the base noise's SNR",
     "constant-compute": "batches of constant compute",
     "least-variance": "batches of least variance",
+    "v-auto": "v",
     "offset": "min-SNR + 1",
+    "offset-high": "min-SNR + 1, batches 4 : 2 : 1",
+    "shared": "shared layers",
+    "shared-offset": "shared layers, min-SNR + 1",
+    "shared-offset-even": "shared layers, min-SNR + 1, as many batches for every level",
+    "shared-offset-high": "shared layers, min-SNR + 1, batches 4 : 2 : 1",
+    "shared-offset-constant-compute": "shared layers, min-SNR + 1, batches of constant compute",
     "log-snr": "uniform in log-SNR",
     "log-normal": "EDM's log-normal",
     "sigmoid": "sigmoid weight of SiD2",
@@ -59,7 +74,10 @@ LOOKS = {
     "ddpm-v": {"color": BASELINE, "linestyle": ":", "marker": "D"},
     "paper": {"color": "tab:orange", "linestyle": "--", "marker": "v"},
     "shifted": {"color": OURS, "linestyle": "--", "marker": "o"},
-    "shifted-auto": {"color": OURS, "linestyle": "-", "marker": "^"},
+    "shifted-auto": {"color": OURS, "linestyle": ":", "marker": "^"},
+    "ddpm-offset": {"color": BASELINE, "linestyle": "--", "marker": "o"},
+    "offset": {"color": OURS, "linestyle": "--", "marker": "v"},
+    "shared-offset": {"color": OURS, "linestyle": "-", "marker": "D"},
 }
 NAMES = {"emoji64": "Emoji", "cifar10-32": "CIFAR-10"}
 SAMPLER = "corrected-20"
@@ -142,7 +160,8 @@ IDENTITY = ("data", "size", "steps_of_one_level", "arm", "mixed_precision", "sam
 def gflops(arm: str, size: int, changes: tuple[int, ...], sampler: str) -> tuple[float, float]:
     """GFLOPs of one call at full resolution, and of all calls for one picture."""
     options = ARMS[arm][0] | {"resolution": "auto" if changes else "convex", "change_points": changes}
-    model = ModelConfig(process=replace(ProcessConfig((size, size), levels=LEVELS[size]), **options), network=NETWORK)
+    process = replace(ProcessConfig((size, size), levels=LEVELS[size]), **options)
+    model = ModelConfig(process=process, network=network_of(arm, size))
     scheduler = build_scheduler(model)
     process = scheduler.process
     with torch.device("meta"):
@@ -174,41 +193,49 @@ def shown(value: float) -> str:
 
 
 def comparison(records: Sequence[Record], arms: dict[str, str]) -> str:
-    """A table for every set of pictures: distances by budget and arm, one for each seed."""
+    """A table for every size and set of pictures: distances by budget and arm, one for each seed."""
     parts = []
-    for data in NAMES:
+    for size, data in sorted({(r["size"], r["data"]) for r in records if r["arm"] in arms}, key=_by_name):
+        alike = [r for r in records if (r["size"], r["data"]) == (size, data)]
         rows = []
-        for steps in sorted({r["steps_of_one_level"] for r in records}):
+        for steps in sorted({r["steps_of_one_level"] for r in alike}):
             for arm, name in arms.items():
-                runs = [r for r in records if (r["data"], r["steps_of_one_level"], r["arm"]) == (data, steps, arm)]
+                runs = [r for r in alike if (r["steps_of_one_level"], r["arm"]) == (steps, arm)]
                 if not runs:
                     continue
                 cells = [", ".join(shown(scaled(key) * r[key]) for r in runs) for key in DISTANCES]
                 spent = [
                     f"{training_teraflops(runs[0]):.1f}",
                     f"{runs[0]['steps']:,}",
+                    ", ".join(f"{r['training_seconds'] / 60:.1f}" for r in runs),
                     f"{sampling_gflops(runs[0]):.1f}",
                 ]
                 rows.append([name, str(len(runs)), *spent, *cells])
-        header = ["", "seeds", "training, 10^12 FLOPs", "steps", "drawing, GFLOPs a picture", *DISTANCES.values()]
-        parts.append(f"{NAMES[data]} at 32 pixels:\n\n{markdown(header, rows)}")
+        header = ["", "seeds", "training, 10^12 FLOPs", "steps", "core minutes", "drawing, GFLOPs a picture"]
+        parts.append(f"{NAMES[data]} at {size} pixels:\n\n{markdown([*header, *DISTANCES.values()], rows)}")
     return "\n\n".join(parts)
+
+
+def _by_name(place: tuple[int, str]) -> tuple[int, int]:
+    return place[0], list(NAMES).index(place[1])
 
 
 def ratios(records: Sequence[Record]) -> str:
     """How much compute every process needs for DDPM's quality, with each set of pictures and with both."""
+    records = [r for r in records if r["size"] == 32]
     rows = []
     for names in ([*NAMES], *([name] for name in NAMES)):
         for arm, title in PROCESSES.items():
-            if arm == "ddpm":
+            if arm in ("ddpm", "ddpm-offset"):
                 continue
+            baseline = BASELINES.get(arm, "ddpm")
             kinds = [
                 {
                     (r["data"], r["steps_of_one_level"], r["seed"])
                     for r in records
                     if r["arm"] == one and r["data"] in names
                 }
-                for one in ("ddpm", arm)
+                for one in (baseline, arm)
             ]
             # Only what both have, so that neither is judged by budgets or seeds of its own.
             shared = kinds[0] & kinds[1]
@@ -222,7 +249,7 @@ def ratios(records: Sequence[Record]) -> str:
                         for r in records
                         if r["arm"] == one and (r["data"], r["steps_of_one_level"], r["seed"]) in shared
                     ]
-                    for one in ("ddpm", arm)
+                    for one in (baseline, arm)
                 ]
                 cells.append(str(compute_ratio(*sides)))
             rows.append([" and ".join(NAMES[name] for name in names), title, str(len(shared)), *cells])
@@ -303,7 +330,9 @@ def draw() -> None:
     records = json.loads(RECORDS.read_text())["records"]
     PAGE.write_text(with_tables(PAGE.read_text(), tables(records)))
     processes = [
-        r for r in records if r["arm"] in PROCESSES and r["mixed_precision"] == "bf16" and r["sampler"] == SAMPLER
+        r
+        for r in records
+        if r["arm"] in PROCESSES and r["mixed_precision"] == "bf16" and r["sampler"] == SAMPLER and r["size"] == 32
     ]
     commits = ", ".join(sorted({r["commit"] for r in processes}))
     source = f"python -m benchmarks.scaling draw (trained at commit {commits}, seeds 0 and 1)"

@@ -142,10 +142,14 @@ ARMS: dict[str, Changes] = {
 }
 
 
+def network_of(arm: str, size: int) -> NetworkConfig:
+    """The network of an arm for pictures of a size."""
+    return replace(ARMS[arm][1].get("network", NETWORK), channel_multipliers=DEPTHS[size])
+
+
 def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
     process, rest = ARMS[arguments.arm]
     size = arguments.size
-    network = replace(rest.get("network", NETWORK), channel_multipliers=DEPTHS[size])
     return TrainConfig(
         **{
             "process": replace(ProcessConfig((size, size), levels=LEVELS[size]), **process),
@@ -164,7 +168,7 @@ def configuration(arguments: argparse.Namespace, run: Path) -> TrainConfig:
             "checkpoint_every": 200,
             "log_every": 20,
             **rest,
-            "network": network,
+            "network": network_of(arguments.arm, size),
         }
     )
 
