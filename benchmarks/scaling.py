@@ -46,7 +46,7 @@ PROCESSES = {
     "shifted-auto": "shifted noise, resolutions off the data",
     "ddpm-offset": "DDPM, x_0, min-SNR + 1",
     "offset": "shifted noise, resolutions off the data, min-SNR + 1",
-    "shared-offset": "the same with shared layers",
+    "shared-offset": "shared layers, resolutions off the data, min-SNR + 1",
 }
 BASELINES = {"offset": "ddpm-offset", "shared-offset": "ddpm-offset"}
 """What a process is compared with; the others with "ddpm". The weight of the loss is the same on both sides."""
