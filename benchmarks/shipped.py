@@ -33,7 +33,7 @@ from scalespace.metrics.evaluate import Options, evaluate
 from scalespace.metrics.extractors.efficientnet import EfficientNetFeatures
 from scalespace.metrics.features import extract
 from scalespace.pipelines.pictures import picture_grid
-from scalespace.pipelines.sampling import draw, sample_to_folder
+from scalespace.pipelines.sampling import draw, sample_to_files
 from scalespace.pipelines.shipped import HELDOUT, SHIPPED, load_shipped
 from scalespace.reports.provenance import provenance, typed
 from scalespace.training.models import averaged_model
@@ -96,7 +96,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             side = given.data
             if calls != FLOOR:
                 side = Path(place) / "pictures"
-                sample_to_folder(
+                sample_to_files(
                     load_shipped(), side, num_images=given.count, steps=calls, seed=given.seed, batch_size=32
                 )
             for name, features in FEATURES.items():

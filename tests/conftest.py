@@ -1,6 +1,8 @@
+import getpass
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def _cache_of_the_user(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_compiled_code():
+    """Where torch keeps compiled code is known from the start. Its first import by diffusers, in whichever test that is,
+    writes the place into the environment, which is then no change of that test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            place = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}").absolute()
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(place))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _program_as_it_was():
     """What belongs to the whole program is as the test found it, so that tests may come in any order."""
@@ -37,6 +51,8 @@ def _program_as_it_was():
 
 def _of_the_program() -> dict[str, object]:
     dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    # Until it is imported it is as its import will make it.
+    attention = os.environ.get("DIFFUSERS_ATTN_BACKEND", "native")
     return {
         "directory": Path.cwd(),
         "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
@@ -45,5 +61,5 @@ def _of_the_program() -> dict[str, object]:
         "gradients": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "matmul": torch.get_float32_matmul_precision(),
-        "attention": dispatch and dispatch._AttentionBackendRegistry._active_backend,
+        "attention": dispatch._AttentionBackendRegistry._active_backend.value if dispatch else attention,
     }

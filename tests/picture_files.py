@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from scalespace.data.shapes import shapes
 
@@ -11,6 +11,13 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
+
+
+def drawn_by() -> PngImagePlugin.PngInfo:
+    """What a drawn picture has in its metadata."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("scalespace", "{}")
+    return text
 
 
 def picture(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:

@@ -2,14 +2,27 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors import SafetensorError, safe_open
 from tests.unprivileged import public_path, unprivileged
 
+from scalespace.data.sources.opening import open_source
 from scalespace.errors import UserError
+from scalespace.metrics.statistics import read_statistics
+from scalespace.pipelines.released_files import read_released
 from scalespace.reading import check_readable, parse_json, read_json, reading
 
 __all__ = ["public_path"]
+
+
+READERS = [
+    lambda path: open_source(str(path)),
+    lambda path: read_statistics(path),
+    lambda path: read_released(path),
+]
+"""Those of files from strangers, which can raise anything."""
 
 
 def _load(path: Path) -> None:
@@ -47,6 +60,30 @@ def test_what_cannot_be_read_is_not_called_damaged_and_not_waited_for(make, word
     assert "damaged" not in str(refused.value)
 
 
+@pytest.mark.parametrize("load", READERS, ids=["pictures", "statistics", "weights"])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(5, "Input/output error"), r"file\.npz cannot be read \(Input/output error\); check that you may"),
+        (LookupError("no such code"), r"file\.npz (holds no whole|is no whole|is damaged).*\(LookupError\); "),
+    ],
+    ids=["failing disk", "damage"],
+)
+def test_readers_of_what_strangers_write_tell_the_same_faults_apart(load, error, words: str, tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "file.npz", np.zeros((2, 4, 4, 3), np.uint8))
+
+    def failing(*_, **__):
+        raise error
+
+    for library in (np, torch):
+        monkeypatch.setattr(library, "load", failing)
+    with pytest.raises(UserError, match=words):
+        load(tmp_path / "file.npz")
+    error = MemoryError()
+    with pytest.raises(MemoryError):
+        load(tmp_path / "file.npz")
+
+
 def test_every_file_of_a_folder_is_asked(public_path):
     (public_path / "inner").mkdir()
     (public_path / "inner" / "optimizer.bin").write_bytes(b"good")
@@ -71,6 +108,12 @@ def test_what_was_read_and_is_wrong_is_damaged(tmp_path):
     # Decoders have errors of the same type for what they read.
     with pytest.raises(UserError, match=r"is damaged \(.+\); delete it"), reading(tmp_path, "delete it"):
         raise OSError("image file is truncated")
+    with (
+        pytest.raises(UserError, match=r"is damaged \(Invalid argument\); delete it"),
+        (tmp_path / "weights").open("rb", buffering=0) as file,
+        reading(tmp_path, "delete it"),
+    ):
+        file.seek(-5)
     with pytest.raises(UserError, match=r"cannot be read \(Input/output error\)"), reading(tmp_path, "delete it"):
         raise OSError(5, "Input/output error")
     with pytest.raises(UserError, match="of the user"), reading(tmp_path, "delete it", ValueError):

@@ -30,13 +30,15 @@ def path_of(name: str) -> Path:
 
 
 @contextmanager
-def reading(path: Path, remedy: str, *damage: type[BaseException]) -> Iterator[None]:
+def reading(path: Path, remedy: str, *damage: type[BaseException], fault: str = "is damaged") -> Iterator[None]:
     """Around what reads a file or a folder.
 
     Args:
         path: The file; or the folder, of which every file is then read.
         remedy: What to do if it is damaged, after "PATH is damaged (...); ".
-        damage: Errors that a damaged file raises, besides errors of input and output.
+        damage: Errors that a damaged file raises, besides errors of input and output. It is ``Exception`` where what reads the
+            file can raise nearly anything.
+        fault: What is wrong with it then, after "PATH ".
 
     Raises:
         UserError: If the path cannot be read, or what was read is damaged; only the second is said to be damaged.
@@ -53,15 +55,16 @@ def reading(path: Path, remedy: str, *damage: type[BaseException]) -> Iterator[N
             raise
         if unreadable(error):
             raise _unreadable(path, error) from error
-        raise UserError(f"{path} is damaged ({cause(error)}); {remedy}") from error
+        raise UserError(f"{path} {fault} ({cause(error)}); {remedy}") from error
 
 
 def unreadable(error: BaseException) -> bool:
     """Whether an error says that a file could not be read, which tells nothing of what is in it.
 
-    Decoders raise OSError for damage too, but without a number; and a file that is not there is missing.
+    Decoders raise OSError for damage too, but without a number; where damaged contents lead to a place before the file's
+    beginning its number is that of an invalid argument; and a file that is not there is missing.
     """
-    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL)
 
 
 def check_readable(path: Path) -> None:

@@ -65,7 +65,7 @@ ALWAYS = {
     },
     "sample": {
         *("output", "num_images", "steps", "solver", "spacing", "upsample", "seed", "batch_size"),
-        *("guidance_scale", "trajectory", "preview", "variant", "dtype", "device", "json", "quiet"),
+        *("guidance_scale", "preview", "variant", "dtype", "device", "json", "quiet"),
     },
     "upscale": _ALWAYS_OF_A_TASK,
     "vary": _ALWAYS_OF_A_TASK | {"strength"},

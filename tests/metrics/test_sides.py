@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.picture_files import encoded, flat, picture
+from tests.picture_files import drawn_by, encoded, flat, picture
 from tests.small_models import SMALL_OPTIONS, cli_error, small_pipeline, train_words
 
 from scalespace.cli import main
@@ -211,7 +211,7 @@ def test_pictures_that_are_all_damaged_are_named_and_not_their_sizes(drawn, caps
 def test_sheets_beside_drawn_pictures_give_no_size(photos, capsys):
     Path("sampled").mkdir()
     for k in range(4):
-        (Path("sampled") / f"{k:06}.png").write_bytes(encoded(picture(k)))
+        (Path("sampled") / f"{k:06}.png").write_bytes(encoded(picture(k), pnginfo=drawn_by()))
     (Path("sampled") / "grid.png").write_bytes(encoded(flat("red", size=(66, 66))))
     found = _json(capsys, "sampled", photos)
     assert (found["generated"]["count"], found["reference"]["image_size"]) == (4, [16, 16])
@@ -344,6 +344,6 @@ def test_what_is_not_read_is_told_and_not_kept_with_what_is_measured(photos, dra
 def test_sheets_of_drawn_pictures_are_left_out_wherever_their_folder_is(wrapper, tmp_path):
     with zipfile.ZipFile("drawn.zip", "w") as archive:
         for name in ("000000.png", "000001.png", "grid.png", "trajectory.png"):
-            archive.writestr(wrapper + name, encoded(picture(len(name), (16, 16))))
+            archive.writestr(wrapper + name, encoded(picture(len(name), (16, 16)), pnginfo=drawn_by()))
         archive.writestr("elsewhere/grid.png", encoded(picture(3, (16, 16))))
     assert open_side("drawn.zip", Sampling(), progress=False).count == 3

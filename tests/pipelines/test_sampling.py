@@ -10,7 +10,7 @@ from tests.small_models import cli_error, given_once, small_pipeline
 from scalespace.cli import main
 from scalespace.errors import UserError
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
-from scalespace.pipelines.sampling import sample_to_folder
+from scalespace.pipelines.sampling import sample_to_files
 from scalespace.pipelines.saving import load_pipeline
 
 
@@ -103,7 +103,7 @@ def test_a_class_is_asked_for_by_name_or_number_and_which_it_is_is_told(
     main(_words(named_model, tmp_path / "json", "--class-label", asked, "--json"))
     files = json.loads(capsys.readouterr().out)
     assert (files["class_label"], files["class_name"]) == (number, ["cat", "2", "10", "3"][number])
-    sample_to_folder(
+    sample_to_files(
         load_pipeline(named_model), tmp_path / "number", num_images=3, steps=4, class_label=number, progress=False
     )
     assert (_pixels(tmp_path / "text" / "000001.png") == _pixels(tmp_path / "number" / "000001.png")).all()
@@ -135,7 +135,7 @@ def test_a_cascade_of_other_channels_is_refused(tmp_path):
     with pytest.raises(
         UserError, match="enlarges pictures of 3 channels, and the first model draws 1; give two models"
     ):
-        sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=small_pipeline(condition_size=(4, 4)))
+        sample_to_files(first, tmp_path, num_images=1, steps=4, upsample=small_pipeline(condition_size=(4, 4)))
 
 
 def test_a_model_of_channels_that_no_picture_has_is_one_sentence(tmp_path, capsys):
@@ -157,10 +157,10 @@ def test_a_cascade_of_models_with_other_class_names_is_refused(named_model, tmp_
     for names, agree in (({0: "cat", 1: "2", 2: "3", 3: "10"}, False), ({0: "cat", 1: "2", 2: "10", 3: "3"}, True)):
         upsample = ScaleSpacePipeline(second.unet, second.scheduler, names)
         if agree:
-            sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=upsample, progress=False)
+            sample_to_files(first, tmp_path, num_images=1, steps=4, upsample=upsample, progress=False)
             continue
         with pytest.raises(UserError, match="a model of other classes than the first: number 2 is 10 there and 3 here"):
-            sample_to_folder(first, tmp_path, num_images=1, steps=4, upsample=upsample)
+            sample_to_files(first, tmp_path, num_images=1, steps=4, upsample=upsample)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_a_full_disk_while_writing_pictures_is_one_sentence(model, tmp_path, cap
 
 def test_progress_is_shown_unless_told_otherwise(tmp_path, capsys):
     pipeline = small_pipeline()
-    sample_to_folder(pipeline, tmp_path / "loud", num_images=3, steps=2, batch_size=2)
+    sample_to_files(pipeline, tmp_path / "loud", num_images=3, steps=2, batch_size=2)
     assert "pictures 3-3 of 3" in capsys.readouterr().err
-    sample_to_folder(pipeline, tmp_path / "quiet", num_images=1, steps=2, progress=False)
+    sample_to_files(pipeline, tmp_path / "quiet", num_images=1, steps=2, progress=False)
     assert capsys.readouterr().err == ""
 
 

@@ -9,8 +9,8 @@ import torch
 from tests.small_models import cli_error, small_config, small_network, train_words
 
 from scalespace.networks.flops import path_activations
-from scalespace.training.build import build_network, build_scheduler
-from scalespace.training.configuration import TrainConfig
+from scalespace.training.build import build_network, build_scheduler, least_parameters, without_data
+from scalespace.training.configuration import PRESETS, TrainConfig, preset
 from scalespace.training.start.footprint import check_footprint
 
 
@@ -25,7 +25,7 @@ from scalespace.training.start.footprint import check_footprint
             "drawing 1,000,000,000 pictures together",
             "--sample-images",
         ),
-        ("--network.base-channels 400000", "most of it for weights, gradients, moments and averages", "--batch-size"),
+        ("--network.base-channels 40000", "most of it for weights, gradients, moments and averages", "--batch-size"),
         ("--network.num-classes 1000000000", "most of it for weights, gradients, moments and averages", "--batch-size"),
     ],
 )
@@ -70,3 +70,42 @@ def test_what_takes_less_at_once_needs_less(options, processes, together, share,
     activations = path_activations(small_network().train(), (8, 8), (8, 8))
     needs = _needs(small_config(tmp_path, batch_size=12, **options), monkeypatch, processes)
     assert needs[f"the activations of {together} pictures"] == together * (activations // share)
+
+
+@pytest.mark.parametrize("command", ["plan", "train --data synthetic:shapes:9 --output-dir run", "bench train"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "--network.blocks-per-level 200 --network.base-channels 1048576",
+            "parameters, and more than 1e+12 are out of all proportion; lower --network.base-channels or "
+            "--network.blocks-per-level",
+        ),
+        (
+            "--preset tiny-transformer --transformer.width 1048576 --transformer.depth 200",
+            "the network would have at least 2.6e+15 parameters, and more than 1e+12 are out of all proportion; lower "
+            "--transformer.width or --transformer.depth",
+        ),
+    ],
+    ids=["unet", "transformer"],
+)
+def test_a_network_out_of_all_proportion_is_refused_before_it_is_built(
+    command, words, sentence, capsys, monkeypatch, tmp_path
+):
+    def built(*_, **__):
+        raise AssertionError("it was built")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.nn.Module, "__init__", built)
+    assert sentence in cli_error(capsys, [*command.split(), *words.split()])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_network_is_known_to_have_no_more_parameters_than_it_has(name):
+    model = preset(name)
+    scheduler = build_scheduler(without_data(model))
+    with torch.device("meta"):
+        network = build_network(model, scheduler.sizes)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert 0.1 * parameters < least_parameters(model) <= parameters

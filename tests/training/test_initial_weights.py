@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.pretrained_models import stock_folder
 from tests.process_groups import run_group
 from tests.small_models import cli_error, small_config, train_words
 from torch.testing import assert_close
@@ -96,6 +97,22 @@ def test_what_does_not_fit_is_one_sentence_before_anything_is_written(source, tm
     assert "do not fit this network: network.base_channels is 8 there and 12 here; give the" in cli_error(capsys, words)
     words = train_words(tmp_path / "run", "--init-from", str(tmp_path / "none"))
     assert "does not exist" in cli_error(capsys, words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("saved", ["pipeline", "parts", "network"])
+def test_a_model_of_diffusers_is_refused_with_the_command_that_makes_one_of_it(saved, tmp_path, capsys):
+    folder = stock_folder(tmp_path / "their model")
+    if saved != "pipeline":
+        (folder / "model_index.json").unlink()
+    if saved == "network":
+        folder = folder / "unet"
+    sentence = (
+        f"{folder} is a model of diffusers and none of scalespace; make one of it with scalespace accelerate '{folder}' "
+        "--output NEW, and give that\n"
+    )
+    assert sentence in cli_error(capsys, train_words(tmp_path / "run", "--init-from", str(folder)))
+    assert sentence in cli_error(capsys, ["sample", str(folder), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "run").exists()
 
 

@@ -16,10 +16,16 @@ from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
-from scalespace.files import OutputFile, OutputFolder
+from scalespace.files import Output, OutputFile
 from scalespace.processes import join
 
 __all__ = ["Arguments", "run"]
+
+
+def _check_output(output: Path) -> None:
+    from scalespace.pipelines.places import check_place
+
+    check_place(output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +34,8 @@ class _Drawing(DrawingOptions):
 
     model: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="MODEL")] = None
     """Folder of a model, run or checkpoint, or OWNER/NAME on the Hugging Face Hub. None takes the model of the package."""
-    output: OutputFolder
-    """Folder for the pictures: a new one, or that of the same command that was stopped, which then goes on."""
+    output: Annotated[str, Output(_check_output)]
+    """Folder for the pictures, or a FILE.npz like guided-diffusion's; where the same command was stopped, it goes on."""
     num_images: int = 16
     """Number of pictures."""
     bridge: Literal["exact", "isotropic", "upsampled-prediction", "upsampled-state"] | None = None
@@ -43,7 +49,7 @@ class _Drawing(DrawingOptions):
     trajectory: bool = False
     """Also draw the states and predictions of four pictures, from the smallest resolution up."""
     preview: OutputFile | None = None
-    """PNG file outside of --output, written anew after every step: watch the pictures grow in a viewer that follows changes."""
+    """File outside of --output: a .png with the pictures after every step, or a .gif or .webp, an animation of the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,13 @@ class Arguments(Loading, _Drawing):
 
     needs: ClassVar[Needs] = {
         **Loading.needs,
+        "trajectory": (
+            Need(
+                lambda given: not given.output.lower().endswith(".npz"),
+                "where --output is one .npz file",
+                "give a folder with --output",
+            ),
+        ),
         "eta": (
             Need(
                 lambda given: "ddim" in (given.solver or model.scheduler.config.solver for model in given.models),
@@ -104,16 +117,20 @@ class Arguments(Loading, _Drawing):
 
 
 def run(words: list[str]) -> None:
-    """Draw pictures from a trained model, and write them as PNG files and as one grid.
+    """Draw pictures from a trained model, and write them as PNG files and as one grid, or as one .npz file.
 
     example: scalespace sample runs/photos/model --num-images 64 --steps 50 --output pictures --trajectory
 
     example: scalespace sample runs/photos --output so-far --preview now.png
 
+    example: scalespace sample runs/photos --num-images 16 --output pictures --preview growth.gif
+
+    example: scalespace sample runs/photos --num-images 50000 --output samples.npz
+
     example: scalespace sample --output emoji
     """
     given = read(Arguments, words, run)
-    from scalespace.pipelines.sampling import sample_to_folder, use_solver
+    from scalespace.pipelines.sampling import sample_to_files, use_solver
 
     pipeline, *others = given.models
     choices = {
@@ -137,7 +154,7 @@ def run(words: list[str]) -> None:
         say(
             f"{batches} of {processes.count} processes have pictures to draw; a smaller --batch-size gives all of them some"
         )
-    files = sample_to_folder(
+    files = sample_to_files(
         pipeline,
         Path(given.output),
         num_images=given.num_images,
@@ -159,10 +176,11 @@ def run(words: list[str]) -> None:
         say(json.dumps(dataclasses.asdict(files), default=str))
         return
     kept = f" ({files.kept} of them were there already)" if files.kept else ""
-    say(f"pictures   {len(files.pictures)} in {given.output}{kept}, {files.network_calls} network calls each")
+    say(f"pictures   {files.count} in {given.output}{kept}, {files.network_calls} network calls each")
     if pipeline.unet.num_classes is not None:
         say(f"{'classes' if files.class_label is None else 'class':10} {_classes(pipeline, files, given.class_label)}")
-    say(f"grid       {files.grid}")
+    if files.grid is not None:
+        say(f"grid       {files.grid}")
     if files.trajectory is not None:
         say(f"trajectory {files.trajectory}")
     if given.preview is not None:

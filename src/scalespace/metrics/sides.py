@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,8 +23,9 @@ from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.luminance import luminance
 from scalespace.data.measurements import measured_once
 from scalespace.data.preparation import Preparation, good_pictures
-from scalespace.data.sources.arrays import PICTURES, arrays_of
+from scalespace.data.sources.arrays import PICTURES
 from scalespace.data.sources.decoding import DECODING_RULE
+from scalespace.data.sources.headers import arrays_of
 from scalespace.data.sources.opening import names_data
 from scalespace.errors import UserError
 from scalespace.metrics.drawing import Sampling, draw, room_for
@@ -41,8 +42,6 @@ Held = Literal["moments", "features", "pictures"]
 
 _SYNTHETIC_SIZE = (64, 64)
 _BATCH = 256  # pictures
-# What ``scalespace sample`` writes beside its pictures, and how it names the first of these.
-_SHEETS, _FIRST_SAMPLE = ("grid.png", "trajectory.png"), "000000.png"
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ def _stored_size(path: str) -> tuple[int, int] | None:
     """(height, width) of all pictures of a folder or zip that have one, as they are stored."""
     data = open_images(path, (1, 1), cache_bytes=0)
     sizes: set[tuple[int, int]] = set()
-    for number in _own_pictures(data.names):
+    for number in range(len(data)):
         size = data.native_size(number)
         sizes |= set() if size is None else {size}
         if len(sizes) > 1:
@@ -283,14 +282,7 @@ def _is_stored_in_grey(found: _Found) -> bool:
     if found.statistics is not None:
         return bool(found.statistics.grey)
     data = open_images(found.path, (1, 1), cache_bytes=0)
-    return all(data.stored_in_grey(number) for number in _own_pictures(data.names))
-
-
-def _own_pictures(names: Sequence[str]) -> list[int]:
-    """Indices of the pictures that are not sheets which show the others of their folder once more."""
-    places = [PurePosixPath(name) for name in names]
-    drawn = {place.parent for place in places if place.name == _FIRST_SAMPLE}
-    return [number for number, place in enumerate(places) if place.name not in _SHEETS or place.parent not in drawn]
+    return all(map(data.stored_in_grey, range(len(data))))
 
 
 def _open(found: _Found, sampling: Sampling, size: tuple[int, int], channels: int, cache: bool, progress: bool) -> Side:
@@ -344,7 +336,7 @@ def open_pictures(path: str, size: tuple[int, int], channels: int, cache: bool, 
         UserError: If they cannot be opened.
     """
     data = open_images(path, size, channels=channels, cache_bytes=0, progress=progress)
-    numbers = _own_pictures(data.names)
+    numbers = range(len(data))
     pictures: list[Tensor] = []
 
     def read() -> Tensor:

@@ -12,7 +12,6 @@ pytorch-fid and guided-diffusion's evaluator name mean and covariance so too, an
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ import torch
 from torch import Tensor
 
 from scalespace.data.preparation import Preparation
-from scalespace.data.sources.arrays import PICTURES, arrays_of
-from scalespace.errors import UserError, cause
+from scalespace.data.sources.arrays import PICTURES
+from scalespace.data.sources.headers import Header, arrays_of
+from scalespace.errors import UserError
 from scalespace.files import check_writable, write_file
-from scalespace.memory import check_memory, memory_ran_out
+from scalespace.memory import check_memory
 from scalespace.metrics.features import Mode
 from scalespace.metrics.frechet_distance import Moments
-from scalespace.reading import check_readable, parse_json, unreadable
+from scalespace.reading import parse_json, reading
 from scalespace.values import misfit
 
 __all__ = [
@@ -120,48 +120,42 @@ def read_statistics(path: Path) -> Statistics:
     Raises:
         UserError: If it is missing or damaged, or neither of these.
     """
-    check_readable(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            _check_size(path, archive)
-            if "about" not in archive.files:
-                if not {_MEAN, _COVARIANCE} <= {*archive.files}:
-                    raise UserError(
-                        f"{path} holds no statistics, which are {_MEAN} and {_COVARIANCE} (it holds "
-                        f"{', '.join(archive.files[:5])}); make it with scalespace evaluate --save-statistics"
-                    )
-                return Statistics(None, path.name, None, _moments(archive, _MEAN, _COVARIANCE, 0))
-            about = parse_json(str(archive["about"]))
-            names = (_MEAN, _COVARIANCE) if about["format"] == _FORMAT else _FORMER.get(about["format"])
-            if names is None:
-                raise UserError(f"{path} is of another version ({about['format']}); make it again")
-            if (fault := misfit(about, _about, ("name", "count", "image_size"))) is not None:
-                raise ValueError(fault)
-            if (fault := misfit(about["mode"], Mode, ("extractor", "resize", "fingerprint"))) is not None:
-                raise ValueError(fault)
-            height, width = about["image_size"]
-            moments = _moments(archive, *names, about["count"])
-            features = torch.from_numpy(archive["features"]) if "features" in archive.files else None
-            if features is not None:
-                if features.shape != (moments.count, len(moments.mean)):
-                    raise ValueError("shapes do not fit each other")
-                _check_numbers(features)
-            if min(moments.count, height, width) < 1:
-                raise ValueError("there are no pictures")
-            # Earlier versions brought no pictures to a size.
-            preparation = Preparation.from_dict(about["preparation"]) if about.get("preparation") else None
-            # What is told of it can be told.
-            str(preparation)
-            mode = Mode(**about["mode"])
-            return Statistics(mode, about["name"], (height, width), moments, features, preparation, about.get("grey"))
-    except UserError:
-        raise
-    except Exception as error:  # A damaged file can raise nearly anything.
-        if memory_ran_out(error) or unreadable(error):
-            raise
-        raise UserError(
-            f"{path} is no whole statistics file ({cause(error)}); make it again with --save-statistics"
-        ) from error
+    remedy = "make it again with --save-statistics"
+    with (
+        reading(path, remedy, Exception, fault="is no whole statistics file"),
+        np.load(path, allow_pickle=False) as archive,
+    ):
+        _check_size(path, archive)
+        if "about" not in archive.files:
+            if not {_MEAN, _COVARIANCE} <= {*archive.files}:
+                raise UserError(
+                    f"{path} holds no statistics, which are {_MEAN} and {_COVARIANCE} (it holds "
+                    f"{', '.join(archive.files[:5])}); make it with scalespace evaluate --save-statistics"
+                )
+            return Statistics(None, path.name, None, _moments(archive, _MEAN, _COVARIANCE, 0))
+        about = parse_json(str(archive["about"]))
+        names = (_MEAN, _COVARIANCE) if about["format"] == _FORMAT else _FORMER.get(about["format"])
+        if names is None:
+            raise UserError(f"{path} is of another version ({about['format']}); make it again")
+        if (fault := misfit(about, _about, ("name", "count", "image_size"))) is not None:
+            raise ValueError(fault)
+        if (fault := misfit(about["mode"], Mode, ("extractor", "resize", "fingerprint"))) is not None:
+            raise ValueError(fault)
+        height, width = about["image_size"]
+        moments = _moments(archive, *names, about["count"])
+        features = torch.from_numpy(archive["features"]) if "features" in archive.files else None
+        if features is not None:
+            if features.shape != (moments.count, len(moments.mean)):
+                raise ValueError("shapes do not fit each other")
+            _check_numbers(features)
+        if min(moments.count, height, width) < 1:
+            raise ValueError("there are no pictures")
+        # Earlier versions brought no pictures to a size.
+        preparation = Preparation.from_dict(about["preparation"]) if about.get("preparation") else None
+        # What is told of it can be told.
+        str(preparation)
+        mode = Mode(**about["mode"])
+        return Statistics(mode, about["name"], (height, width), moments, features, preparation, about.get("grey"))
 
 
 def holds_no_mode(path: Path) -> bool:
@@ -195,14 +189,5 @@ def _about(name: str, count: int, image_size: tuple[int, int], mode: dict, grey:
 
 def _check_size(path: Path, archive: Any) -> None:
     """Refuse arrays that are larger than the memory, or than what there is of them."""
-    sizes = 0
-    for name in archive.files:
-        with archive.zip.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, kind = read(member)
-        size = math.prod(shape) * kind.itemsize
-        if size > archive.zip.getinfo(f"{name}.npy").file_size:
-            raise ValueError(f"{name} is cut short")
-        sizes += size
+    sizes = sum(Header.of(archive.zip, name).size for name in archive.files)
     check_memory(f"reading {path}", {"its arrays": sizes}, "use a machine with more memory")

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from PIL import Image, PngImagePlugin
 
+from scalespace.data.sources.drawn import DRAWN_BY, SHEETS
 from scalespace.errors import UserError
 from scalespace.files import PARTIAL
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 
 __all__ = ["DrawnBy", "file_name"]
 
-_KEY = "scalespace"
-"""Name of the text in the metadata of a PNG file."""
-_OTHERS = frozenset({"grid.png", "trajectory.png"})
 _OF_SOLVER = ("solver", "eta", "bridge", "timestep_spacing")
 
 
@@ -49,10 +47,14 @@ class DrawnBy:
         facts |= {name: pipeline.scheduler.config[name] for name in _OF_SOLVER}
         return DrawnBy(facts | dict(options))
 
+    def as_json(self) -> str:
+        """The facts as text."""
+        return json.dumps(self.facts, sort_keys=True)
+
     def save(self, picture: Image.Image, file: Path) -> None:
         """Write a picture as PNG, and in it what drew it."""
         text = PngImagePlugin.PngInfo()
-        text.add_text(_KEY, json.dumps(self.facts, sort_keys=True))
+        text.add_text(DRAWN_BY, self.as_json())
         picture.save(file, pnginfo=text)
 
     def found(self, folder: Path, count: int) -> frozenset[int]:
@@ -72,10 +74,10 @@ class DrawnBy:
                 file.unlink()
             elif file.suffix == ".png" and file.stem.isdecimal():
                 if (facts := _facts(file)) is not None:
-                    self._check(facts, file)
+                    self.check(facts, file)
                     kept.add(int(file.stem))
             else:
-                foreign = foreign or file.name not in _OTHERS
+                foreign = foreign or file.name not in SHEETS
         if foreign and not kept:
             raise UserError(refusal)
         if kept and max(kept) >= count:
@@ -85,15 +87,24 @@ class DrawnBy:
             )
         return frozenset(kept)
 
-    def _check(self, facts: Mapping[str, Any], file: Path) -> None:
+    def check(self, facts: Mapping[str, Any], file: Path) -> None:
+        """Refuse pictures that were drawn by something else.
+
+        Args:
+            facts: What their file says of itself.
+            file: The file.
+
+        Raises:
+            UserError: If they were.
+        """
         if facts == self.facts:
             return
         name = next(name for name in sorted({*facts, *self.facts}) if facts.get(name) != self.facts.get(name))
         there, here = facts.get(name), self.facts.get(name)
         what = f"{name} is {there} there and {here} here" if facts else "nothing tells what drew it"
         raise UserError(
-            f"{file} was not drawn by the same model, seed and options ({what}); give a new folder with --output, or the same "
-            "options to go on"
+            f"{file} was not drawn by the same model, seed and options ({what}); give another --output, or the same options "
+            "to go on"
         )
 
 
@@ -101,7 +112,7 @@ def _facts(file: Path) -> dict[str, Any] | None:
     """What a file says of itself, {} if it says nothing; None where it is damaged and has to be drawn again."""
     try:
         with Image.open(file) as picture:
-            facts = json.loads(picture.info.get(_KEY, "{}"))
+            facts = json.loads(picture.info.get(DRAWN_BY, "{}"))
             picture.verify()
     except (OSError, ValueError, SyntaxError):
         return None

@@ -119,13 +119,14 @@ class Trajectory:
         part.states = [(state[:count], prediction[:count]) for state, prediction in self.states]
         return part
 
-    def save_animation(self, file: Path) -> None:
-        """Write the predictions of all pictures, side by side, as an animation that ends on the finished ones.
+    def save_animation(self, file: Path, size: tuple[int, int] | None = None) -> None:
+        """Write the predictions of all pictures, side by side, as an animation that ends on the newest ones.
 
         Args:
             file: File to write. Its ending says of which kind: .webp, .gif or .png.
+            size: Height and width to which the pictures are enlarged; None takes those of the newest.
         """
-        height, width = self.states[-1][1].shape[-2:]
+        height, width = size or self.states[-1][1].shape[-2:]
         frames = [
             picture_grid([to_picture(one).resize((width, height), Image.Resampling.NEAREST) for one in prediction])
             for _, prediction in self.states

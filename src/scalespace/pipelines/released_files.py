@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from scalespace.errors import UserError, cause, printable
 from scalespace.files import write_file
 from scalespace.manifest import checksum, read_manifest
-from scalespace.memory import check_memory, memory_ran_out
+from scalespace.memory import check_memory
 from scalespace.networks.flexi_unet import FlexiUNet
 from scalespace.pipelines.folders.card import Made
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.released import export_released_state, released_image_size, released_network
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
-from scalespace.reading import check_readable
+from scalespace.reading import check_readable, reading
 
 __all__ = [
     "RELEASED",
@@ -197,22 +197,18 @@ def write_released(content: Mapping[str, Any], path: Path) -> None:
 
 def _unpickled(path: Path) -> Any:
     check_memory(f"file {path}", {"its weights": path.stat().st_size}, "use a machine with more memory")
-    try:
-        # It warns of protocols that it may not know, which is said here if it does not.
-        with warnings.catch_warnings(action="ignore"):
+    # Of bytes by chance the unpickler raises anything, and it warns of protocols that it may not know, which is said if so.
+    with (
+        reading(path, _AGAIN, Exception, fault="is damaged, or no file that the released code wrote"),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        try:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{path} is no file of tensors alone, but damaged or a pickle that names code, which weights have no need of; "
-            f"nothing of it was run, so {_AGAIN}"
-        ) from error
-    except Exception as error:
-        # Of bytes by chance the unpickler raises anything.
-        if memory_ran_out(error):
-            raise
-        raise UserError(
-            f"{path} is damaged, or no file that the released code wrote ({cause(error)}); {_AGAIN}"
-        ) from error
+        except UnpicklingError as error:
+            raise UserError(
+                f"{path} is no file of tensors alone, but damaged or a pickle that names code, which weights have no need of; "
+                f"nothing of it was run, so {_AGAIN}"
+            ) from error
 
 
 def _facts(pipeline: ScaleSpacePipeline) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures from a model into a folder."""
+"""Pictures from a model into a folder, or into one archive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from scalespace.data.classes import listed
 from scalespace.data.left_out import counted
@@ -17,17 +16,16 @@ from scalespace.files import write_file
 from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flops import call_activations
 from scalespace.networks.network import Network
-from scalespace.pipelines.drawn_by import DrawnBy, file_name
+from scalespace.pipelines.drawn_by import DrawnBy
 from scalespace.pipelines.guidance import Guidance, check_guide
-from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture, to_uint8
+from scalespace.pipelines.pictures import Trajectory, image_generators, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback, check_picture_channels
-from scalespace.pipelines.preview import Preview
+from scalespace.pipelines.places import Archive, Folder, place_at
+from scalespace.pipelines.preview import Preview, preview_at
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 from scalespace.processes import Processes
 
-__all__ = ["SampleFiles", "check_batch", "check_guidance", "class_number", "draw", "sample_to_folder", "use_solver"]
-
-_GRID_PICTURES = 64
+__all__ = ["SampleFiles", "check_batch", "check_guidance", "class_number", "draw", "sample_to_files", "use_solver"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,10 @@ class SampleFiles:
     """What was written.
 
     Args:
-        pictures: One PNG for each picture, by its number.
-        grid: The first 64 side by side.
+        count: Number of pictures.
+        pictures: One PNG for each picture, by its number; none where they are in one archive.
+        archive: The archive; None where they are in a folder.
+        grid: The first 64 side by side, in a folder.
         trajectory: The first four on their way up, if asked for.
         network_calls: Calls of the network for each batch.
         class_label: Number of the class of all pictures; None where they have none, or the classes came in turn.
@@ -45,8 +45,10 @@ class SampleFiles:
         preview: The file in which they could be watched, if asked for and anything had to be drawn.
     """
 
+    count: int
     pictures: tuple[Path, ...]
-    grid: Path
+    archive: Path | None
+    grid: Path | None
     trajectory: Path | None
     network_calls: int
     class_label: int | None = None
@@ -113,9 +115,9 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
     return to_uint8(2 * images - 1).cpu()
 
 
-def sample_to_folder(
+def sample_to_files(
     pipeline: ScaleSpacePipeline,
-    folder: Path,
+    output: Path,
     *,
     num_images: int,
     steps: int,
@@ -130,29 +132,30 @@ def sample_to_folder(
     stop_at_size: tuple[int, int] | None = None,
     preview: Path | None = None,
 ) -> SampleFiles:
-    """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up.
+    """Draw pictures and write them as PNG, with a grid, and a picture of the first ones on their way up; or as one archive.
 
     Picture number i depends on the seed and i alone, up to the rounding of the network, which may differ with the batch size.
-    Batches are shared out whole, so that files are the same bytes however many processes draw them. Every file tells in
-    its metadata what drew it. Where pictures of the same model, seed and options are there already, the others are drawn.
+    Batches are shared out whole, so that files are the same bytes however many processes draw them. Every file tells what
+    drew it. Where pictures of the same model, seed and options are there already, the others are drawn.
 
     Args:
         pipeline: A trained model.
-        folder: Folder to write into; it is made if absent, and refused if it holds anything but pictures of this very kind.
+        output: Folder to write into; it is made if absent, and refused if it holds anything but pictures of this very kind.
+            Or, with a name that ends in .npz, an archive as ``Archive`` writes it, for which the same holds.
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: Seed of the pictures, 0..2^32 - 1.
         batch_size: Number of pictures drawn together.
         class_label: The class of all pictures, its name or its number; where a word is both, it is the name. None with a
             class-conditional model takes the classes in turn.
-        trajectory: Whether to write trajectory.png.
+        trajectory: Whether to write trajectory.png, into a folder.
         progress: Whether to show bars on stderr.
         upsample: The second model of a cascade, which enlarges the pictures of the first.
         processes: Those that share the batches, all with the same arguments; None for this one alone.
         guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
         stop_at_size: As the pipeline takes it; not with ``upsample``.
-        preview: PNG file outside of the folder that shows the pictures on their way (``Preview``), those of the first of
-            several processes.
+        preview: PNG, GIF or WebP file outside of a folder that shows the pictures on their way (``preview_at``), those of the
+            first of several processes.
 
     Raises:
         UserError: If an argument does not fit the model, the models do not fit each other or the folder is in use.
@@ -161,7 +164,8 @@ def sample_to_folder(
     for name, value in (("num-images", num_images), ("batch-size", batch_size)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give at least 1")
-    label = class_number(pipeline, class_label)
+    label, place = class_number(pipeline, class_label), place_at(output)
+    place.check(pipeline.unet.in_channels, trajectory)
     _check_cascade(pipeline, upsample)
     try:
         check_picture_channels(pipeline.unet.in_channels)
@@ -178,10 +182,12 @@ def sample_to_folder(
         raise UserError(cause(error)) from error
     shown = None
     if preview is not None:
-        if preview.resolve().parent == folder.resolve():
+        if preview.resolve().parent == place.folder.resolve():
             raise UserError(f"--preview is {preview}, among the pictures of --output; give a file in another folder")
-        shown = Preview(preview, (upsample or pipeline).scheduler.image_size)
-    check_disk(f"{num_images:,} pictures", folder, num_images, 0, "give a smaller --num-images, or another --output")
+        shown = preview_at(preview, (upsample or pipeline).scheduler.image_size)
+    check_disk(
+        f"{num_images:,} pictures", place.folder, num_images, 0, "give a smaller --num-images, or another --output"
+    )
     for model in filter(None, (pipeline, upsample)):
         # Guidance by the model itself runs it on twice the pictures.
         copies = 2 if guided and model is pipeline else 1
@@ -191,11 +197,11 @@ def sample_to_folder(
         models = {"upsample": upsample, "guidance-model": (guidance or {}).get("guidance_model")}
         facts = {"seed": seed, "steps": steps, "batch-size": batch_size, "class": label, **guided, **stopped}
         drawn_by = DrawnBy.of(pipeline, models, facts)
-        return drawn_by, drawn_by.found(folder, num_images)
+        return drawn_by, place.found(drawn_by, num_images)
 
     drawn_by, kept = processes.first(begin)
     options = {**(guidance or {}), "stop_at_size": stop_at_size}
-    trajectory_path = folder / "trajectory.png" if trajectory else None
+    trajectory_path = place.folder / "trajectory.png" if trajectory else None
     batches = [range(first, min(first + batch_size, num_images)) for first in range(0, num_images, batch_size)]
     # A batch of which a picture is missing is drawn whole, since its size has to do with its rounding.
     due = [numbers for numbers in batches if not kept.issuperset(numbers)]
@@ -206,22 +212,23 @@ def sample_to_folder(
             numbers = due[start + processes.rank]
             recorder = Trajectory() if trajectory and numbers.start == 0 else None
             bar = f"{numbers.start + 1}-{numbers.stop} of {num_images}" if progress else None
-            watchers = [recorder, shown if processes.is_first else None]
+            watchers = [recorder, shown if shown and processes.is_first and shown.shows(start) else None]
             images = _drawn(pipeline, upsample, numbers, steps, seed, label, watchers, bar, options)
             for number, image in zip(numbers, images, strict=True):
                 picture = to_picture(2 * image - 1)
-                write_file(folder / file_name(number), lambda file, picture=picture: drawn_by.save(picture, file))
+                write_file(place.picture(number), lambda file, picture=picture: drawn_by.save(picture, file))
             if recorder is not None and trajectory_path is not None:
                 write_file(trajectory_path, recorder.picture().save)
         # One that has failed ends the others before their next batch.
         processes.meet()
-    paths = tuple(folder / file_name(number) for number in range(num_images))
-    grid = folder / "grid.png"
-    processes.first(lambda: write_file(grid, picture_grid([Image.open(path) for path in paths[:_GRID_PICTURES]]).save))
+    labels = _labels(pipeline, range(num_images), label)
+    processes.first(lambda: place.finish(drawn_by, num_images, labels, progress))
     missing = {number for numbers in due for number in numbers}
     return SampleFiles(
-        paths,
-        grid,
+        num_images,
+        tuple(map(place.picture, range(num_images))) if isinstance(place, Folder) else (),
+        place.file if isinstance(place, Archive) else None,
+        place.grid if isinstance(place, Folder) else None,
         trajectory_path,
         calls,
         label,

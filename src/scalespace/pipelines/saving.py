@@ -9,6 +9,7 @@ A model may name a module for a degradation of its user's own, which is code too
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,7 @@ from scalespace.values import misfit
 
 __all__ = ["load_pipeline", "proof_of_weights"]
 
+_STOCK = "UNet2DModel"  # which ``scalespace accelerate`` takes
 _INDEX = "model_index.json"
 _FILES = (_INDEX, "scheduler/scheduler_config.json", "unet/config.json")
 _CODE = (f"{CODE_FILE}.py", f"scheduler/{PACKAGE}.py", f"unet/{PACKAGE}.py")
@@ -91,6 +93,7 @@ def load_pipeline(
         raise UserError(f"model {folder} {found}; give the model folder that training wrote (RUN/model)")
     if not (folder / _INDEX).exists() and (folder / "model" / _INDEX).exists():
         raise UserError(f"{folder} is the folder of a training run; the model in it is {folder / 'model'}")
+    _check_none_of_diffusers(folder)
     parts = {name: _read_json(folder, name) for name in _FILES}
     _check_parts(folder, parts[_INDEX])
     kinds = {file: _KINDS[parts[_INDEX][part][1]] for part, file in _SETTINGS.items()}
@@ -149,6 +152,16 @@ def proof_of_weights(pipeline: ScaleSpacePipeline, variant: str | None = None) -
     folder = Path(str(pipeline.config["_name_or_path"]))
     files = WeightFiles.find(folder, variant, _REMEDY).files
     return folder / (files[0] if len(files) == 1 or not (folder / MANIFEST).exists() else MANIFEST)
+
+
+def _check_none_of_diffusers(folder: Path) -> None:
+    """Refuse a network of diffusers' own, from which another command makes a model, and name that command."""
+    for file in (folder / "unet" / "config.json", folder / "config.json"):
+        if file.is_file() and read_json(file, _REMEDY).get("_class_name") == _STOCK:
+            raise UserError(
+                f"{folder} is a model of diffusers and none of scalespace; make one of it with scalespace accelerate "
+                f"{shlex.quote(str(folder))} --output NEW, and give that"
+            )
 
 
 def _check_parts(folder: Path, index: dict[str, Any]) -> None:

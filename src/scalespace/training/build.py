@@ -38,6 +38,7 @@ __all__ = [
     "build_network",
     "build_scheduler",
     "build_times",
+    "least_parameters",
     "loss_weight",
     "spectral_schedule",
     "with_data",
@@ -48,6 +49,8 @@ _Model = TypeVar("_Model", bound=ModelConfig)
 
 # Below it alpha_t is nothing to float32, and no step can lead back.
 _SMALLEST_SNR = 1e-30
+# Terabytes of weights; building what has more would take minutes before it fails.
+_MOST_PARAMETERS = 10**12
 
 
 def build_scheduler(model: ModelConfig) -> ScaleSpaceScheduler:
@@ -134,6 +137,14 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet | Flex
         UserError: If the widths, or the patches, do not fit the process's sizes.
     """
     network, transformer = model.network, model.transformer
+    if (least := least_parameters(model)) > _MOST_PARAMETERS:
+        lower = ("transformer.width", "transformer.depth")
+        if model.backbone == "unet":
+            lower = ("network.base-channels", "network.blocks-per-level")
+        raise UserError(
+            f"the network would have at least {least:.2g} parameters, and more than {_MOST_PARAMETERS:.2g} are out of all "
+            f"proportion; lower --{lower[0]} or --{lower[1]}"
+        )
     if not 0 <= network.dropout < 1:
         raise UserError(f"the network cannot be built: dropout is {network.dropout}; give at least 0 and less than 1")
     if not 0 <= model.label_dropout < 1:
@@ -169,6 +180,17 @@ def build_network(model: ModelConfig, sizes: Sequence[Size]) -> FlexiUNet | Flex
         )
     except ValueError as error:
         raise UserError(f"the network cannot be built: {cause(error)}") from error
+
+
+def least_parameters(model: ModelConfig) -> int:
+    """A lower bound on the parameters of a network, known before it is built: its widest layers alone, of every block."""
+    network, transformer = model.network, model.transformer
+    if model.backbone == "transformer":
+        # Attention has four matrices of width x width, and the two layers after it have eight more.
+        return 12 * transformer.depth * transformer.width**2
+    widths = [network.base_channels * multiplier for multiplier in network.channel_multipliers]
+    # On the way down and on the way up, each block has a 3 x 3 convolution that keeps the width.
+    return 2 * network.blocks_per_level * sum(9 * width**2 for width in widths)
 
 
 def build_times(config: TrainConfig, process: ScaleSpaceProcess) -> TimeSampler:

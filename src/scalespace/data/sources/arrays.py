@@ -2,9 +2,10 @@
 
 arr_0     pictures, uint8 of shape (N, H, W, 3), or (N, H, W, 1) where they are grey
 arr_1     numbers of their classes, integers of shape (N,), if they have any
+about     JSON: what drew them, if ``scalespace sample`` did; guided-diffusion has no such array
 
-Such files come from strangers, so nothing in them is unpickled, and what a header says of its array is checked against what
-there is before any memory is taken. An array that was stored as it is, which is NumPy's default, is mapped and not read.
+Such files come from strangers and are opened as such (``scalespace.data.sources.headers``). An array that was stored as it is,
+which is NumPy's default, is mapped and not read.
 
 Source: Dhariwal and Nichol 2021, Diffusion Models Beat GANs on Image Synthesis, the format of its evaluations.
 """
@@ -12,7 +13,6 @@ Source: Dhariwal and Nichol 2021, Diffusion Models Beat GANs on Image Synthesis,
 from __future__ import annotations
 
 import math
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,26 +25,16 @@ from PIL import Image
 from scalespace.data.left_out import LeftOut
 from scalespace.data.sources.checksums import checksum
 from scalespace.data.sources.decoding import cropped
+from scalespace.data.sources.headers import ENDING, Header
 from scalespace.data.sources.labelled import class_folders
-from scalespace.errors import UserError, cause
-from scalespace.memory import check_memory, memory_ran_out
-from scalespace.reading import check_readable, unreadable
+from scalespace.memory import check_memory
+from scalespace.reading import reading
 
-__all__ = ["LABELS", "PICTURES", "Arrays", "arrays_of"]
+__all__ = ["ABOUT", "LABELS", "PICTURES", "Arrays"]
 
-PICTURES, LABELS = "arr_0", "arr_1"
-_ENDING = ".npy"
+PICTURES, LABELS, ABOUT = "arr_0", "arr_1", "about"
 _NAME = 64  # bytes that the name of a picture takes at least
-_LOCAL_HEADER = struct.Struct("<26xHH")  # of an entry of a zip, before its name and its extra field
-
-
-def arrays_of(place: Path) -> tuple[str, ...]:
-    """Names of the arrays in an archive; none where there is no such file, or it cannot be read."""
-    try:
-        with zipfile.ZipFile(place) as archive:
-            return tuple(name.removesuffix(_ENDING) for name in archive.namelist() if name.endswith(_ENDING))
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
-        return ()
+_REMEDY = f"give one with {PICTURES} as uint8 of shape (N, height, width, 3), or a folder or a zip of pictures"
 
 
 class Arrays:
@@ -58,30 +48,20 @@ class Arrays:
     """
 
     def __init__(self, place: Path):
-        check_readable(place)
         self._place = place
         self._pixels: np.ndarray | None
-        try:
+        with reading(place, _REMEDY, Exception, fault="holds no whole array of pictures"):
             with zipfile.ZipFile(place) as archive:
-                self._header = _Header.of(archive, PICTURES)
+                self._header = Header.of(archive, PICTURES)
                 _check_pictures(self._header)
                 _check_memory(place, self._header)
                 labels = _labels(archive, self._header.shape[0])
-                others = set(archive.namelist()) - {PICTURES + _ENDING, LABELS + _ENDING}
+                others = set(archive.namelist()) - {name + ENDING for name in (PICTURES, LABELS, ABOUT)}
             # What was compressed is read now, so that what is wrong with it is seen now.
-            self._pixels = None if self._header.start is not None else self._header.pixels(place)
-        except UserError:
-            raise
-        except Exception as error:  # A damaged file can raise nearly anything.
-            if memory_ran_out(error) or unreadable(error):
-                raise
-            raise UserError(
-                f"{place} holds no whole array of pictures ({cause(error)}); give one with {PICTURES} as uint8 of shape "
-                "(N, height, width, 3), or a folder or a zip of pictures"
-            ) from error
+            self._pixels = None if self._header.start is not None else self._header.array(place)
         self.left_out = LeftOut()
         if others:
-            self.left_out.files[_ENDING] = len(others)
+            self.left_out.files[ENDING] = len(others)
         count = self._header.shape[0]
         names = [f"{number:0{len(str(max(0, count - 1)))}}" for number in range(count)]
         self.folders: tuple[str, ...] = ()
@@ -119,54 +99,16 @@ class Arrays:
 
     def _picture(self, index: int) -> np.ndarray:
         if self._pixels is None:
-            self._pixels = self._header.pixels(self._place)
+            self._pixels = self._header.array(self._place)
         return self._pixels[self._numbers[index]]
 
 
-class _Header:
-    """What an archive says of one of its arrays, checked against what there is.
-
-    Raises:
-        KeyError, ValueError or an error of zipfile: If there is no such array, or it is cut short.
-    """
-
-    def __init__(self, shape: tuple[int, ...], transposed: bool, kind: np.dtype, start: int | None):
-        self.shape, self.transposed, self.kind, self.start = shape, transposed, kind, start
-
-    @classmethod
-    def of(cls, archive: zipfile.ZipFile, name: str) -> _Header:
-        entry = archive.getinfo(name + _ENDING)
-        with archive.open(entry) as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, transposed, kind = read(member)
-            before = member.tell()
-        if kind.hasobject:
-            raise ValueError(f"{name} holds pickled objects, which are programs")
-        if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize > entry.file_size - before:
-            raise ValueError(f"{name} is cut short")
-        start = None
-        if entry.compress_type == zipfile.ZIP_STORED and archive.fp is not None:
-            archive.fp.seek(entry.header_offset)
-            name_length, extra_length = _LOCAL_HEADER.unpack(archive.fp.read(_LOCAL_HEADER.size))
-            start = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length + before
-        return cls(shape, transposed, kind, start)
-
-    def pixels(self, place: Path) -> np.ndarray:
-        """The array: mapped where it was stored as it is, and read where it was compressed."""
-        if self.start is not None:
-            order = "F" if self.transposed else "C"
-            return np.memmap(place, self.kind, "r", self.start, self.shape, order)
-        with np.load(place, allow_pickle=False) as archive:
-            return archive[PICTURES]
-
-
-def _check_pictures(header: _Header) -> None:
+def _check_pictures(header: Header) -> None:
     if header.kind != np.uint8 or len(header.shape) != 4 or header.shape[-1] not in (1, 3) or 0 in header.shape[1:]:
         raise ValueError(f"{PICTURES} is {header.kind} of shape {header.shape}")
 
 
-def _check_memory(place: Path, header: _Header) -> None:
+def _check_memory(place: Path, header: Header) -> None:
     """Refuse what a small file can be unpacked to, as gigabytes of zeros can be packed in kilobytes."""
     count, *picture = header.shape
     unpacked = 0 if header.start is not None else math.prod(picture)
@@ -178,10 +120,10 @@ def _check_memory(place: Path, header: _Header) -> None:
 
 
 def _labels(archive: zipfile.ZipFile, count: int) -> np.ndarray | None:
-    if LABELS + _ENDING not in archive.namelist():
+    if LABELS + ENDING not in archive.namelist():
         return None
-    header = _Header.of(archive, LABELS)
+    header = Header.of(archive, LABELS)
     if header.shape != (count,) or not np.issubdtype(header.kind, np.integer):
         raise ValueError(f"{LABELS} is {header.kind} of shape {header.shape} for {count} pictures")
-    with archive.open(LABELS + _ENDING) as member:
+    with archive.open(LABELS + ENDING) as member:
         return np.lib.format.read_array(member, allow_pickle=False)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from scalespace.data.left_out import EXTENSIONS, is_hidden
 from scalespace.data.sources.archive import Zip
-from scalespace.data.sources.arrays import PICTURES, Arrays, arrays_of
+from scalespace.data.sources.arrays import PICTURES, Arrays
 from scalespace.data.sources.decoding import reason
+from scalespace.data.sources.drawn import without_sheets
 from scalespace.data.sources.folder import Folder
+from scalespace.data.sources.headers import arrays_of
 from scalespace.data.sources.hugging_face import PREFIX, STREAM, HuggingFace, is_saved
 from scalespace.data.sources.shards import Shards, expanded
 from scalespace.data.sources.source import Source
@@ -50,7 +52,7 @@ def open_source(path: str, progress: bool = True) -> Source:
         return _filled(path, HuggingFace(path, progress))
     place = path_of(path)
     if path.endswith(_TAR) and not place.is_dir():
-        return _filled(path, Shards([path_of(name) for name in expanded(path)]))
+        return _filled(path, without_sheets(Shards([path_of(name) for name in expanded(path)])))
     try:
         if not path:
             raise FileNotFoundError
@@ -60,7 +62,7 @@ def open_source(path: str, progress: bool = True) -> Source:
             check_readable(place)
         if PICTURES in arrays_of(place):
             return _filled(path, Arrays(place))
-        source = _folder(path, place, progress) if place.is_dir() else Zip(place)
+        source = _folder(path, place, progress) if place.is_dir() else without_sheets(Zip(place))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"there is no data at {path!r}; give a folder, a zip or tar files of pictures, hf:NAME, or synthetic:shapes"
@@ -83,12 +85,12 @@ def _folder(path: str, place: Path, progress: bool) -> Source:
     """What a folder holds: pictures, or else tar files or a data set that was saved."""
     source = Folder(place)
     if source.names:
-        return source
+        return without_sheets(source)
     shards = [
         file for file in place.iterdir() if file.name.endswith(_TAR) and file.is_file() and not is_hidden(file.name)
     ]
     if shards:
-        return Shards(shards)
+        return without_sheets(Shards(shards))
     return HuggingFace(path, progress) if is_saved(place) else source
 
 
