@@ -23,7 +23,7 @@ from scalespace.diffusion.denoiser import GaussianDenoiser
 from scalespace.diffusion.noise import Cosine, LinearBeta, NoiseSchedule
 from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.diffusion.solvers import Ancestral
-from scalespace.networks.flexi_unet import FlexiUNetOutput
+from scalespace.networks.conditioned import DenoiserOutput
 from scalespace.operators.dct import dct_matrix
 from scalespace.oracles.gaussian import frechet_distance_squared, power_law, sampled_covariance, spectral_covariance
 from scalespace.pipelines.pictures import image_generators
@@ -65,10 +65,10 @@ class Output(torch.nn.Module):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, target_size: tuple[int, int], labels: None, **conditions: Tensor
-    ) -> FlexiUNetOutput:
+    ) -> DenoiserOutput:
         self.sample, self.timestep, self.conditions = sample, timestep, conditions
         self.output = normal(target_size, 5, torch.float32, (len(sample), 3))
-        return FlexiUNetOutput(sample=self.output)
+        return DenoiserOutput(sample=self.output)
 
 
 def one_loss(config: TrainConfig) -> tuple[float, Output, Tensor]:

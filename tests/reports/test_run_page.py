@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.browser import browsing, needs_browser
+from tests.reports.screenshot import with_grids
 
 from scalespace.reports.run_page import RunPage, write_page
 
@@ -92,3 +93,13 @@ def test_a_browser_shows_the_run(tmp_path):
     assert "step 50: 16x16 0.2, 8x8 0.002" in body
     assert "<th>batch_size</th><td>64</td>" in body
     assert "<b>" not in body
+
+
+def test_a_page_with_other_grids_is_otherwise_the_same(tmp_path):
+    write_page(_page(), tmp_path / "index.html")
+    before = (tmp_path / "index.html").read_text()
+    grids = [{"step": 7, "file": "</script>.png"}]
+    (tmp_path / "index.html").write_text(after := with_grids(before, grids))
+    assert _data(tmp_path / "index.html")["grids"] == grids
+    assert "</script>.png" not in after
+    assert with_grids(after, json.loads(json.dumps([{"step": s, "file": f} for s, f in _page().grids]))) == before

@@ -7,7 +7,7 @@ from tests.small_models import small_network
 from torch import Tensor
 
 from scalespace import GaussianDenoiser, ScaleSpacePipeline, ScaleSpaceScheduler, power_law, spectral_covariance
-from scalespace.networks.flexi_unet import FlexiUNetOutput
+from scalespace.networks.conditioned import DenoiserOutput
 
 SIZES = ((8, 8), (4, 4))
 COVARIANCE = spectral_covariance(power_law((8, 8), mean=0.005))
@@ -21,9 +21,9 @@ def exact_pipeline(**options: Any) -> ScaleSpacePipeline:
     denoiser = GaussianDenoiser(scheduler.process, COVARIANCE)
     network = small_network(in_channels=1, out_channels=1)
 
-    def forward(sample: Tensor, timestep: Any, target_size: Any, *others: Any, **more: Any) -> FlexiUNetOutput:
+    def forward(sample: Tensor, timestep: Any, target_size: Any, *others: Any, **more: Any) -> DenoiserOutput:
         s = 0 if target_size == SIZES[0] else 278
-        return FlexiUNetOutput(denoiser(sample, int(timestep) + 1, s))
+        return DenoiserOutput(denoiser(sample, int(timestep) + 1, s))
 
     network.forward = forward  # pyright: ignore[reportAttributeAccessIssue]
     pipeline = ScaleSpacePipeline(network, scheduler)

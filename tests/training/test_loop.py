@@ -22,7 +22,7 @@ from scalespace.data.batches import BatchOrder, to_model
 from scalespace.data.images import open_images
 from scalespace.diffusion.loss import x0_loss
 from scalespace.errors import UserError
-from scalespace.networks.flexi_unet import FlexiUNetOutput
+from scalespace.networks.conditioned import DenoiserOutput
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.saving import load_pipeline
 from scalespace.processes import Processes
@@ -317,7 +317,7 @@ class Stub(torch.nn.Module):
         self.asked = (sample, timestep, target_size, labels)
         generator = torch.Generator().manual_seed(0)
         self.answer = torch.randn(len(sample), 3, *target_size, generator=generator)
-        return FlexiUNetOutput(sample=self.answer)
+        return DenoiserOutput(sample=self.answer)
 
 
 def test_the_loss_is_the_objective_of_the_process(tmp_path):

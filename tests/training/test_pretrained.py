@@ -8,12 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors.torch import load_file
-from tests.pretrained_models import SIZE, stock_folder
+from tests.pretrained_models import SIZE, stock_folder, stock_network
 from tests.small_models import cli_error
 from torch.testing import assert_close
 
 from scalespace.data.images import open_images
+from scalespace.diffusion.degradation import Unchanged
+from scalespace.diffusion.noise import LinearBeta
+from scalespace.diffusion.process import ScaleSpaceProcess
 from scalespace.errors import UserError
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.pretrained.source import read_pretrained
@@ -115,6 +119,57 @@ def test_weight_snr_is_the_loss_of_noise_that_diffusers_trains_with(tmp_path, mo
     assert_close(found, (eps - noise).square().mean(), rtol=1e-4, atol=1e-6)
 
 
+# Noise that no option of a run names; without a signal at the end, for predictions that tell of the picture there.
+BETAS = torch.linspace(0.02, 0.1, 1000).square().tolist()
+OWN_NOISE = {
+    "betas": ({"trained_betas": BETAS, "prediction_type": "epsilon"}, "snr"),
+    "zero-v": ({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}, "v"),
+    "zero-sample": ({"trained_betas": BETAS, "rescale_betas_zero_snr": True, "prediction_type": "sample"}, "constant"),
+}
+
+
+@pytest.mark.parametrize("t", [1, 500, 1000])
+@pytest.mark.parametrize("kind", OWN_NOISE)
+def test_with_noise_of_its_own_the_loss_is_that_of_diffusers(tmp_path, monkeypatch, kind, t):
+    options, weight = OWN_NOISE[kind]
+    fast = _fast(tmp_path, (), **options)
+    config = _config(fast, tmp_path / "run", weight=weight, flip=False)
+    trainer = Trainer(
+        config, accelerator_for(config), brought(str(fast), "").process(), load_pipeline(fast).unet, Processes()
+    )
+    noise = torch.randn(4, 3, *SIZES[0], generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(trainer.times, "times", lambda *_: torch.tensor([t] * 4))
+    monkeypatch.setattr(trainer, "_noise", lambda *_: noise)
+    batch = _batch(trainer, t)
+    found = trainer.loss(0, batch)
+    theirs, times = DDPMScheduler(**options), torch.tensor([t - 1] * 4)
+    x_0 = batch.images.float() / 127.5 - 1
+    with torch.no_grad():
+        output = stock_network()(theirs.add_noise(x_0, noise, times), times).sample
+    target = {
+        "epsilon": noise,
+        "v_prediction": theirs.get_velocity(x_0, noise, times),
+        "sample": x_0,
+    }[options["prediction_type"]]
+    # At the last timestep without signal, alpha is 2^-12 here and 0 there.
+    assert_close(found.detach(), (output - target).square().mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_with_noise_of_its_own_goes_on_without_the_folder_and_keeps_that_noise(tmp_path):
+    fast = _fast(tmp_path, **OWN_NOISE["zero-sample"][0])
+    source = load_pipeline(fast)
+    config = _config(fast, tmp_path / "run")
+    _quiet(replace(config, max_steps=1))
+    shutil.rmtree(fast)
+    model = load_pipeline(_quiet(config).model_path)
+    assert dict(model.scheduler.config) == dict(source.scheduler.config)
+    assert torch.equal(model.unet.noise.log_snr_table, source.unet.noise.log_snr_table)
+    assert torch.equal(
+        model.scheduler.process.noise.log_snr_table,
+        open_model(tmp_path / "run", print).scheduler.process.noise.log_snr_table,
+    )
+
+
 def test_at_a_change_the_gradient_is_that_of_predicting_the_small_picture(fast, tmp_path, monkeypatch):
     config = _config(fast, tmp_path / "run", weight="constant", flip=False)
     network, scheduler = load_pipeline(fast).unet, brought(str(fast), "").process()
@@ -182,6 +237,13 @@ def test_classes_must_have_the_numbers_that_the_network_knows(tmp_path):
         found.check(config, ("a", "c"))
 
 
+def test_a_process_that_no_option_makes_is_refused(fast):
+    found = brought(str(fast), "")
+    own = {"process": ScaleSpaceProcess(LinearBeta(), Unchanged(SIZES[0]))}
+    with pytest.raises(UserError, match=r"has a process of its own \(process\), which training does not take"):
+        _ = replace(found, scheduler=own).model
+
+
 def test_a_configuration_of_another_model_is_refused(fast, tmp_path):
     config = _config(fast, tmp_path / "run")
     for change, words in (
@@ -222,10 +284,6 @@ def test_what_a_run_cannot_start_from_is_one_sentence(fast, tmp_path, capsys):
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"change_points": [0]}))
     assert "the model of --init-from is damaged" in refused("--init-from", str(copy))
-    file.write_text(json.dumps(config | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}))
-    assert "has a last step without signal (rescale_betas_zero_snr), which training" in refused(
-        "--init-from", str(copy)
-    )
     one = _fast(tmp_path, ())
     assert "--change-share has no effect on a model of one resolution" in refused(
         "--init-from", str(one), "--change-share", "0.1"

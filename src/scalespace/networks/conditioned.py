@@ -6,7 +6,9 @@ and joined to the state, as in the second model of a cascade (Ho et al. 2021, ht
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,16 +16,28 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scalespace.networks.layers import time_embedding
 from scalespace.networks.network import Size
 
-__all__ = ["ConditionedNetwork", "checked_sizes", "resized"]
+__all__ = ["ConditionedNetwork", "DenoiserOutput", "checked_sizes", "resized"]
 
 # Levels of noise in [0, 1] are embedded like times in 0..1000.
 _CONDITION_TIME = 1000.0
+
+
+@dataclass
+class DenoiserOutput(BaseOutput):
+    """Output of a network.
+
+    Attributes:
+        sample: Prediction at the target size, shape (B, out_channels, H, W).
+    """
+
+    sample: Tensor
 
 
 class ConditionedNetwork(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
@@ -35,6 +49,53 @@ class ConditionedNetwork(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMix
     num_classes: int | None
     no_class: int | None
     condition_size: Size | None
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: int | float | Tensor,
+        target_size: Sequence[int] | None = None,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+        condition: Tensor | None = None,
+        condition_noise: Tensor | None = None,
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predict the clean image at the target's resolution.
+
+        Args:
+            sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
+            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one). A number, or a tensor of shape () or (B,).
+            target_size: (height, width) of the prediction, one of `sizes` and at least the sample's. None takes the sample's.
+            class_labels: Integers in 0..num_classes-1, and num_classes for no class with null_class; shape (B,). Needed if and
+                only if the network has classes.
+            return_dict: Whether to return a `DenoiserOutput` instead of a tuple.
+            condition: Small pictures, shape (B, in_channels, *condition_size). Needed if and only if the network has a
+                condition_size.
+            condition_noise: Level of the noise in the small pictures, in [0, 1], shape (B,). Needed with `condition`.
+
+        Returns:
+            The prediction of shape (B, out_channels, *target_size), in a `DenoiserOutput` or a tuple of one.
+
+        Raises:
+            ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
+                or not allowed.
+        """
+        entry, goal = self._path(sample, target_size)
+        prediction = self._prediction(sample, timestep, entry, goal, class_labels, condition, condition_noise)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    @abstractmethod
+    def _prediction(
+        self,
+        sample: Tensor,
+        timestep: int | float | Tensor,
+        entry: int,
+        goal: int,
+        class_labels: Tensor | None,
+        condition: Tensor | None,
+        condition_noise: Tensor | None,
+    ) -> Tensor:
+        """The prediction at the size of number `goal`, from a state at the size of number `entry`."""
 
     def _set_conditions(
         self,

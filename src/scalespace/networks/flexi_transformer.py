@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +35,7 @@ from scalespace.networks.network import Size
 from scalespace.networks.tokens import PLACE_FEATURES, Grid, TokenUpsampling, place_features, rotary
 from scalespace.networks.transformer_blocks import TransformerBlock, modulated, zero_linear
 
-__all__ = ["FlexiTransformer", "FlexiTransformerOutput"]
+__all__ = ["FlexiTransformer"]
 
 _TIME_FEATURES = 256
 _LEVEL_FEATURES = 32
@@ -46,17 +44,6 @@ _OCTAVE_TIME = 100.0
 
 # As of FlexiUNet.
 _MOST_BLOCKS, _MOST_CHANNELS, _MOST_CLASSES = 256, 2**20, 2**31
-
-
-@dataclass
-class FlexiTransformerOutput(BaseOutput):
-    """Output of the network.
-
-    Attributes:
-        sample: Predicted clean image at the target size, shape (B, out_channels, H, W).
-    """
-
-    sample: Tensor
 
 
 class FlexiTransformer(ConditionedNetwork):
@@ -149,37 +136,16 @@ class FlexiTransformer(ConditionedNetwork):
         self.modulation_out = zero_linear(width, 2 * width)
         self.head = zero_linear(width, patch_size**2 * out_channels)
 
-    def forward(
+    def _prediction(
         self,
         sample: Tensor,
         timestep: int | float | Tensor,
-        target_size: Sequence[int] | None = None,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
-        condition: Tensor | None = None,
-        condition_noise: Tensor | None = None,
-    ) -> FlexiTransformerOutput | tuple[Tensor]:
-        """Predict the clean image at the target's resolution.
-
-        Args:
-            sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
-            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one). A number, or a tensor of shape () or (B,).
-            target_size: (height, width) of the prediction, one of `sizes` and at least the sample's. None takes the sample's.
-            class_labels: Integers in 0..num_classes-1, and num_classes for no class with null_class; shape (B,). Needed if and
-                only if the network has classes.
-            return_dict: Whether to return a `FlexiTransformerOutput` instead of a tuple.
-            condition: Small pictures, shape (B, in_channels, *condition_size). Needed if and only if the network has a
-                condition_size.
-            condition_noise: Level of the noise in the small pictures, in [0, 1], shape (B,). Needed with `condition`.
-
-        Returns:
-            The prediction of shape (B, out_channels, *target_size), in a `FlexiTransformerOutput` or a tuple of one.
-
-        Raises:
-            ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
-                or not allowed.
-        """
-        entry, goal = self._path(sample, target_size)
+        entry: int,
+        goal: int,
+        class_labels: Tensor | None,
+        condition: Tensor | None,
+        condition_noise: Tensor | None,
+    ) -> Tensor:
         embedding = self._embedding(sample, timestep, class_labels)
         sample, embedding = self._joined(sample, embedding, condition, condition_noise)
         embedding = functional.silu(embedding + self._levels(sample, entry, goal))
@@ -199,8 +165,7 @@ class FlexiTransformer(ConditionedNetwork):
                 tokens = block(tokens, modulation, turns)
         shift, scale = self.modulation_out(embedding)[:, None].chunk(2, dim=-1)
         patches = self.head(modulated(self.norm_out(tokens), shift, scale))
-        prediction = self._picture(patches, grid)
-        return FlexiTransformerOutput(sample=prediction) if return_dict else (prediction,)
+        return self._picture(patches, grid)
 
     def _grid(self, position: int, sample: Tensor) -> tuple[Grid, tuple[Tensor, Tensor]]:
         """The tokens of a size, and the cosines and sines of their angles."""

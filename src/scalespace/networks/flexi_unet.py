@@ -26,11 +26,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils.outputs import BaseOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,22 +37,11 @@ from scalespace.networks.conditioned import ConditionedNetwork, checked_sizes, r
 from scalespace.networks.layers import adapter, group_norm, start_at_zero
 from scalespace.networks.network import Size
 
-__all__ = ["FlexiUNet", "FlexiUNetOutput", "network_levels"]
+__all__ = ["FlexiUNet", "network_levels"]
 
 # Above these even the outline of the network, without its weights, takes minutes or overflows; the largest ones of papers
 # have some forty blocks and a thousand channels.
 _MOST_BLOCKS, _MOST_CHANNELS, _MOST_CLASSES = 256, 2**20, 2**31
-
-
-@dataclass
-class FlexiUNetOutput(BaseOutput):
-    """Output of the network.
-
-    Attributes:
-        sample: Predicted clean image at the target size, shape (B, out_channels, H, W).
-    """
-
-    sample: Tensor
 
 
 def network_levels(sizes: Sequence[Size]) -> tuple[int, ...]:
@@ -224,37 +211,16 @@ class FlexiUNet(ConditionedNetwork):
             config = {**config, "min_channels_per_group": 1}
         return super().from_config(config, *others, **options)
 
-    def forward(
+    def _prediction(
         self,
         sample: Tensor,
         timestep: int | float | Tensor,
-        target_size: Sequence[int] | None = None,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
-        condition: Tensor | None = None,
-        condition_noise: Tensor | None = None,
-    ) -> FlexiUNetOutput | tuple[Tensor]:
-        """Predict the clean image at the target's resolution.
-
-        Args:
-            sample: Noisy state at one of the process's resolutions, shape (B, in_channels, h, w).
-            timestep: Time as diffusers counts it, 0..T-1 (grid point minus one). A number, or a tensor of shape () or (B,).
-            target_size: (height, width) of the prediction, one of `sizes` and at least the sample's. None takes the sample's.
-            class_labels: Integers in 0..num_classes-1, and num_classes for no class with null_class; shape (B,). Needed if and
-                only if the network has classes.
-            return_dict: Whether to return a `FlexiUNetOutput` instead of a tuple.
-            condition: Small pictures, shape (B, in_channels, *condition_size). Needed if and only if the network has a
-                condition_size.
-            condition_noise: Level of the noise in the small pictures, in [0, 1], shape (B,). Needed with `condition`.
-
-        Returns:
-            The prediction of shape (B, out_channels, *target_size), in a `FlexiUNetOutput` or a tuple of one.
-
-        Raises:
-            ValueError: If a size is unknown, if the target is smaller than the sample, or if labels or conditions are missing
-                or not allowed.
-        """
-        entry, goal = self._path(sample, target_size)
+        entry: int,
+        goal: int,
+        class_labels: Tensor | None,
+        condition: Tensor | None,
+        condition_noise: Tensor | None,
+    ) -> Tensor:
         final_size = self.sizes[goal]
         if entry and (self.full or (self.released_quirks and goal == 0)):
             sample, entry = resized(sample, self.sizes[0]), 0
@@ -287,6 +253,4 @@ class FlexiUNet(ConditionedNetwork):
             joined = [skips.pop() if skips else None for _ in range(count)]
             hidden = self.decoder[level](hidden, embedding, joined)[-1]
         prediction = self.head(self.adapters_out[last](hidden))
-        if tuple(prediction.shape[-2:]) != final_size:
-            prediction = resized(prediction, final_size)
-        return FlexiUNetOutput(sample=prediction) if return_dict else (prediction,)
+        return prediction if tuple(prediction.shape[-2:]) == final_size else resized(prediction, final_size)

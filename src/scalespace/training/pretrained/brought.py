@@ -33,12 +33,6 @@ __all__ = ["Brought", "brought", "kept"]
 _INDEX, _REMEDY = "model_index.json", "restore it from a copy"
 _WEIGHTS, _KEPT = "initial_weights", "brought"
 """Where run.json has it."""
-_NO_OPTIONS = {
-    "trained_betas": "betas one by one",
-    "rescale_betas_zero_snr": "a last step without signal",
-    "process": "a process of its own",
-}
-"""Settings of schedulers that a run's configuration has no words for."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,8 @@ class Brought:
     def model(self) -> ModelConfig:
         """What it is, in the words of a run's configuration. Those of its network are only the ones that training uses.
 
+        There are none for betas one by one and for a last step without signal: the process that is trained on is ``process``.
+
         Raises:
             UserError: If its noise cannot be told so.
         """
@@ -83,11 +79,10 @@ class Brought:
         inner = self.unet["unet"]
         noise: Any = {"squaredcos_cap_v2": "cosine"}.get(config["beta_schedule"], config["beta_schedule"])
         prediction: Any = {"v_prediction": "v"}.get(config["prediction_type"], config["prediction_type"])
-        for name, what in _NO_OPTIONS.items():
-            if config[name]:
-                raise UserError(
-                    f"the model of --init-from has {what} ({name}), which training does not take; train one without"
-                )
+        if config["process"]:
+            raise UserError(
+                "the model of --init-from has a process of its own (process), which training does not take; train one without"
+            )
         return ModelConfig(
             ProcessConfig(
                 image_size=scheduler.image_size,
