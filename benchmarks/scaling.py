@@ -2,9 +2,10 @@
 
     python -m benchmarks.scaling gather runs/trained-75 runs/trained-300 runs/trained-1200
     python -m benchmarks.scaling draw
+    python -m benchmarks.scaling grids runs/trained-1200
 
 ``gather`` takes the records of folders of ``benchmarks.trained``, one folder for each budget, into docs/results/scaling.json.
-``draw`` makes the tables and figures of docs/results/scaling.md from that file alone.
+``draw`` makes the tables and figures of docs/results/scaling.md from that file alone. ``grids`` puts the pictures of a budget side by side.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmarks.trained import ARMS, LEVELS, SAMPLERS, STUDENT, markdown, network_of
+from PIL import Image
 
 from scalespace.diffusion.grids import log_snr_grid
 from scalespace.networks.flops import path_gflops
@@ -339,6 +341,20 @@ def draw() -> None:
     draw_curves(processes, RESULTS / "scaling.png", source)
 
 
+def grids(folder: Path) -> None:
+    """The first 64 pictures of DDPM, left, and of shared layers, right, for every set of pictures."""
+    sheets = []
+    for data in NAMES:
+        for arm in ("ddpm-offset", "shared-offset"):
+            with Image.open(folder / f"{data}-32-{arm}-0-bf16" / f"{SAMPLER}.png") as grid:
+                sheets.append(grid.convert("RGB"))
+    width, height = (side + 20 for side in sheets[0].size)
+    page = Image.new("RGB", (2 * width - 20, len(NAMES) * height - 20), "white")
+    for index, sheet in enumerate(sheets):
+        page.paste(sheet, (index % 2 * width, index // 2 * height))
+    page.resize((2 * page.width, 2 * page.height), Image.Resampling.NEAREST).save(RESULTS / "scaling-grids.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -346,9 +362,12 @@ def main() -> None:
     taken.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     taken.add_argument("--commit", required=True, help="that the runs were made at")
     parts.add_parser("draw")
+    parts.add_parser("grids").add_argument("folder", type=Path, metavar="FOLDER")
     given = parser.parse_args()
     if given.part == "gather":
         gather(given.folders, given.commit)
+    elif given.part == "grids":
+        grids(given.folder)
     else:
         draw()
 

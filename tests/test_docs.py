@@ -197,9 +197,11 @@ def test_the_results_in_the_readme_are_those_of_the_page_that_it_links():
         assert row == [known[row[0]][column] for column in head]
 
 
-def test_the_readme_shows_one_picture_and_every_room():
+def test_the_readme_shows_pictures_growing_and_drawn_a_plot_and_every_room():
     text = (ROOT / "README.md").read_text()
-    assert len(re.findall(r"<img|!\[", text)) == 1
+    shown = re.findall(r"docs/results/([a-z-]+\.png)", text)
+    assert shown == ["shipped-growth.png", "shipped-grid.png", "scaling.png"]
+    assert len(re.findall(r"<img|!\[", text)) == len(shown)
     package = ROOT / "src" / "scalespace"
     rooms = {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     modules = {path.name for path in package.glob("[a-z]*.py")} - {"cli.py"}

@@ -170,7 +170,10 @@ def test_a_process_that_cannot_be_is_refused(changes: dict, words: str):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"channel_multipliers": (1, 2)}, "which fit the first 2 of the sizes; leave the others out, add multipliers or use paths"),
+        (
+            {"channel_multipliers": (1, 2)},
+            "which fit the first 2 of the sizes; leave the others out, add multipliers or use paths",
+        ),
         ({"channel_multipliers": ()}, "channel_multipliers gives 0"),
         ({"base_channels": 7}, "must be positive and even"),
         ({"attention_heads": 3}, "choose a divisor"),
