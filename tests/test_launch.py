@@ -9,12 +9,22 @@ from tests.process_groups import run_group
 from tests.small_models import cli_error, small_config, train_words
 
 from scalespace.errors import UserError
-from scalespace.launch import check_launch, launched
+from scalespace.launch import check_launch, check_whole, launched
 from scalespace.processes import Processes
 from scalespace.training.loop import train
 from scalespace.training.start.precision import with_precision
 
 GROUP = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+
+# As accelerate launch --use_fsdp --fsdp_version 2 sets them.
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+}
 
 
 @pytest.fixture
@@ -29,9 +39,17 @@ def setting(monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed .*start plain processes with torchrun"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP .*start plain processes with torchrun"),
-        ({"ACCELERATE_USE_FSDP": "True", "FSDP_VERSION": "2"}, "FSDP .*every process holds the whole network here"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed .*start plain processes .* --gradient-checkpointing"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "version 2 alone is done here; give --fsdp_version 2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "give --fsdp_version 2"),
+        ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "leave --fsdp_offload_params out"),
+        ({**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}, "taken apart after each pass here; set it to true"),
+        ({**FSDP, "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "leave the policy out"),
+        ({**FSDP, "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}, "leave the policy out"),
+        ({**FSDP, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, "are whole here; set it to FULL_STATE_DICT"),
+        ({**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "by --gradient-checkpointing; give that instead"),
+        ({**FSDP, "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block"}, "FSDP_TRANSFORMER_CLS_TO_WRAP.* leave it out"),
+        ({**FSDP, "FSDP_IGNORED_MODULES": "head"}, "FSDP_IGNORED_MODULES.* leave it out"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "tensor or context parallelism"),
         ({"ACCELERATE_USE_SAGEMAKER": "true"}, "SageMaker"),
@@ -62,6 +80,7 @@ def test_what_is_not_done_is_refused(variables, sentence, setting):
         {},
         {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_USE_FSDP": "false"},
         {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"},
+        FSDP,
         {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
         {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here"},
     ],
@@ -142,3 +161,13 @@ def test_commands_that_are_not_shared_are_refused_once(tmp_path):
     assert [process.code for process in ended] == [2, 2]
     assert re.search("2 processes were started, and each would do all of scalespace prepare", ended[0].errors)
     assert ended[1].errors == ""
+
+
+def test_commands_that_share_no_network_out_refuse_to(setting):
+    setting(**FSDP)
+    with pytest.raises(
+        UserError, match="scalespace sample has a whole network in every process; start it with torchrun"
+    ):
+        check_whole("sample")
+    setting(ACCELERATE_USE_FSDP="false")
+    check_whole("sample")

@@ -132,7 +132,7 @@ def _run(name: str, words: list[str]) -> None:
     command = import_module(module_of(name))
     rank, count = launched()
     if name in _SHARED:
-        with joined():
+        with joined(name):
             command.run(words)
     elif count > 1:
         raise (UserError if rank == 0 else ToldError)(

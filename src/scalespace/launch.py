@@ -9,20 +9,24 @@ Whatever the user sets there is honoured, or refused in one sentence before anyt
     ACCELERATE_CPU_AFFINITY, _DEBUG_MODE     honoured
     ACCELERATE_TORCH_DEVICE                  honoured in one process; refused in several, which would share the device
     ACCELERATE_GRADIENT_ACCUMULATION_STEPS   refused above 1: --micro-batch adds up gradients
-    DeepSpeed, FSDP 1 and 2, Megatron-LM     refused: every process holds the whole network
+    ACCELERATE_USE_FSDP, FSDP_VERSION 2      honoured by training (training/sharded); refused by other commands
+    what FSDP 2 is set to besides            the defaults are honoured, and blocks are wrapped; anything else is refused
+    DeepSpeed, FSDP 1, Megatron-LM           refused: --sharding fsdp2 and --gradient-checkpointing save memory here
     tensor and context parallelism, TPU      refused
     accelerate launch --cpu, several         refused: it starts a single process, however many it is asked for
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import NamedTuple
 
 from scalespace.errors import UserError
 
-__all__ = ["check_launch", "device_setting", "launched"]
+__all__ = ["check_launch", "check_whole", "device_setting", "is_sharded", "launched", "unsharded"]
 
 _TRUE = frozenset({"1", "true", "yes", "y", "t", "on"})
 _TORCHRUN = "torchrun --nproc_per_node N -m scalespace ..."
@@ -47,14 +51,28 @@ _LAUNCHERS = (
     _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
 
-_EVERY_WEIGHT = "every process holds the whole network here; start plain processes with torchrun instead"
+_FSDP = "ACCELERATE_USE_FSDP"
+_EVERY_WEIGHT = (
+    "that is not done here; start plain processes with torchrun instead, and give --sharding fsdp2 or "
+    "--gradient-checkpointing where memory is short"
+)
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", _EVERY_WEIGHT),
-    "ACCELERATE_USE_FSDP": ("FSDP", _EVERY_WEIGHT),
     "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", _EVERY_WEIGHT),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("tensor or context parallelism", _EVERY_WEIGHT),
     "ACCELERATE_USE_SAGEMAKER": ("SageMaker", "start the processes with torchrun there"),
 }
+# Those of version 1 alone say nothing of version 2: strategy, prefetching, original parameters, loading.
+_FSDP_REFUSED = {
+    ("FSDP_VERSION", "1"): "of which version 2 alone is done here; give --fsdp_version 2",
+    ("FSDP_OFFLOAD_PARAMS", "true"): "and weights are not kept on the CPU here; leave --fsdp_offload_params out",
+    ("FSDP_RESHARD_AFTER_FORWARD", "false"): "and blocks are taken apart after each pass here; set it to true",
+    ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP"): "and blocks of the network are wrapped here; leave the policy out",
+    ("FSDP_AUTO_WRAP_POLICY", "NO_WRAP"): "and blocks of the network are wrapped here; leave the policy out",
+    ("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"): "and checkpoints are whole here; set it to FULL_STATE_DICT",
+    ("FSDP_ACTIVATION_CHECKPOINTING", "true"): "which is done here by --gradient-checkpointing; give that instead",
+}
+_FSDP_UNKNOWN = ("FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_IGNORED_MODULES")
 
 
 def launched() -> tuple[int, int]:
@@ -68,6 +86,35 @@ def device_setting() -> str | None:
     return "cpu" if _is_true("ACCELERATE_USE_CPU") else os.environ.get("ACCELERATE_TORCH_DEVICE")
 
 
+def is_sharded() -> bool:
+    """Whether accelerate is configured to shard the network over processes."""
+    return _is_true(_FSDP)
+
+
+@contextlib.contextmanager
+def unsharded() -> Iterator[None]:
+    """Inside the block accelerate does not see that it is configured to shard."""
+    known = os.environ.pop(_FSDP, None)
+    try:
+        yield
+    finally:
+        if known is not None:
+            os.environ[_FSDP] = known
+
+
+def check_whole(command: str) -> None:
+    """Refuse a command that shares no network out.
+
+    Raises:
+        UserError: If accelerate is configured to shard it.
+    """
+    if is_sharded():
+        raise UserError(
+            f"accelerate is configured for FSDP ({_FSDP}), and scalespace {command} has a whole network in every process; "
+            "start it with torchrun, or with accelerate launch --multi_gpu"
+        )
+
+
 def check_launch() -> None:
     """Refuse what the environment asks for and is not done here, and complete what a launcher has left out.
 
@@ -77,6 +124,8 @@ def check_launch() -> None:
     for variable, (what, remedy) in _REFUSED.items():
         if _is_true(variable):
             raise UserError(f"accelerate is configured to use {what} ({variable}), and {remedy}")
+    if is_sharded():
+        _check_shards()
     if find_spec("torch_xla") is not None:
         raise UserError("torch_xla is installed, so that accelerate uses TPUs, which are not supported; uninstall it")
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
@@ -97,6 +146,20 @@ def check_launch() -> None:
             "accelerate launch --cpu starts a single process, however many --num_processes asks for; "
             f"use {_TORCHRUN} on the CPU, or --num_processes 1"
         )
+
+
+def _check_shards() -> None:
+    for (variable, refused), why in _FSDP_REFUSED.items():
+        # accelerate takes version 1 where none is named.
+        default = "1" if variable == "FSDP_VERSION" else ""
+        if os.environ.get(variable, default).lower() == refused.lower():
+            raise UserError(f"accelerate is configured for FSDP with {variable} {refused}, {why}")
+    for variable in _FSDP_UNKNOWN:
+        if os.environ.get(variable):
+            raise UserError(
+                f"accelerate is configured for FSDP with {variable}, and the blocks of the network are wrapped here, whatever "
+                "their names; leave it out"
+            )
 
 
 def _launcher() -> _Launcher | None:

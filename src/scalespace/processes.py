@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scalespace.errors import Stopped, ToldError, UserError, cause
-from scalespace.launch import check_launch, device_setting, launched
+from scalespace.launch import check_launch, check_whole, device_setting, launched
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +133,32 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside the block processes wait for each other without meeting, so that one that fails leaves at once.
+
+        Raises:
+            UserError: If another process is gone.
+        """
+        from torch import distributed
+
+        try:
+            yield
+        except Exception as error:
+            # The others cannot come to hear of it. They find this process gone, and its own words tell why.
+            self._over = True
+            gone = isinstance(error, distributed.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+            if not gone:
+                raise
+            raise self._gone() from error
+
+    def _gone(self) -> UserError:
+        message = (
+            f"one of the {self.count} processes is gone or cannot be reached; what it or its launcher printed tells why, "
+            "and the same command goes on where it was stopped"
+        )
+        return (UserError if self.is_first else ToldError)(message)
+
     def _say(self, failing: int, flag: bool = False) -> bool:
         """Tell all whether this process fails, by its rank or by ``count``, and hear of the lowest rank that does."""
         if self.count == 1:
@@ -161,11 +187,7 @@ class Processes:
             communicate(distributed)
         except RuntimeError as error:
             self._over = True
-            message = (
-                f"one of the {self.count} processes is gone or cannot be reached; what it or its launcher printed tells why, "
-                "and the same command goes on where it was stopped"
-            )
-            raise (UserError if self.is_first else ToldError)(message) from error
+            raise self._gone() from error
 
 
 def join() -> Processes:
@@ -179,14 +201,19 @@ def join() -> Processes:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Processes]:
+def joined(command: str) -> Iterator[Processes]:
     """Join the other processes for a whole command: all end well, or all fail. Only the first prints anything but errors.
+
+    Args:
+        command: Its name.
 
     Raises:
         ToldError: If another process tells the user what has failed.
     """
     try:
         check_launch()
+        if command != "train":
+            check_whole(command)
     except UserError as error:
         # All find the same.
         if launched()[0] > 0:

@@ -59,7 +59,7 @@ ALWAYS = {
             "weight_offset",
             "flip",
         ),
-        *("mixed_precision", "gradient_checkpointing", "log_every", "sample_every", "checkpoint_every"),
+        *("mixed_precision", "gradient_checkpointing", "sharding", "log_every", "sample_every", "checkpoint_every"),
         *("checkpoint_minutes", "max_hours"),
         *("keep_checkpoints", "keep_every", "tracker", "cache_gib"),
     },

@@ -11,7 +11,7 @@ and appendix C.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,12 +117,17 @@ def write_averages(
     save_file(tensors, path, {"steps": str(averages[0].steps), "gammas": gammas})
 
 
-def read_averages(path: Path, names: Sequence[str], averages: Sequence[PowerAverage]) -> None:
-    """Take averages back from what ``write_averages`` wrote of them."""
+def read_averages(
+    path: Path,
+    names: Sequence[str],
+    averages: Sequence[PowerAverage],
+    part: Callable[[Tensor], Tensor] = lambda whole: whole,
+) -> None:
+    """Take averages back from what ``write_averages`` wrote of them, or the ``part`` of each that is held here."""
     with safe_open(path, framework="pt") as file:
         for index, average in enumerate(averages):
             for name, value in zip(names, average.values, strict=True):
-                value.copy_(file.get_tensor(f"{index}.{name}"))
+                value.copy_(part(file.get_tensor(f"{index}.{name}")))
             average.steps = int(file.metadata()["steps"])
 
 

@@ -33,7 +33,7 @@ CHANGES = "changes"
 FREE = frozenset(
     {"data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"}
     | {"checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "max_hours", "allow_change"}
-    | {"tracker", "cache_gib", "gradient_checkpointing"}
+    | {"tracker", "cache_gib", "gradient_checkpointing", "sharding"}
 )
 """Fields of ``TrainConfig`` that may change between two starts of one run, since they do not change its weights."""
 

@@ -214,6 +214,8 @@ class TrainConfig(ModelConfig):
     """Precision of the network's arithmetic; weights and losses stay in float32. auto is bf16 if the hardware computes it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which takes less memory and more time."""
+    sharding: Literal["auto", "none", "fsdp2"] = "auto"
+    """What each process holds: all weights (none) or its part of them (fsdp2). auto is as accelerate is configured."""
     log_every: int = 10
     """Number of steps between two lines of the log."""
     sample_every: int = 5000

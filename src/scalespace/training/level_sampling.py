@@ -153,14 +153,17 @@ def share(whole: range, rank: int, count: int) -> range:
     return range(whole.start + len(whole) * rank // count, whole.start + len(whole) * (rank + 1) // count)
 
 
-def parts(batch: Batch, largest: int | None) -> list[Batch]:
-    """A batch cut into parts of at most ``largest`` pictures."""
-    count = -(-len(batch.images) // (largest or len(batch.images)))
+def parts(batch: Batch, largest: int | None, least: int = 1) -> list[Batch]:
+    """A batch cut into at least ``least`` parts of at most ``largest`` pictures.
+
+    Where it has fewer pictures than parts, some run one that another has too, and do not count.
+    """
+    count = max(least, -(-len(batch.images) // (largest or len(batch.images))))
     found = []
     for positions in (share(batch.positions, index, count) for index in range(count)):
-        own = slice(positions.start - batch.positions.start, positions.stop - batch.positions.start)
+        run = positions or batch.positions[:1]
+        own = slice(run.start - batch.positions.start, run.stop - batch.positions.start)
         flips = None if batch.flips is None else batch.flips[own]
-        found.append(
-            batch._replace(positions=positions, images=batch.images[own], labels=batch.labels[own], flips=flips)
-        )
+        counts = batch.counts and len(positions) > 0
+        found.append(Batch(batch.group, run, batch.whole, batch.images[own], batch.labels[own], flips, counts))
     return found

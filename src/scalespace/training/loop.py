@@ -20,6 +20,7 @@ from scalespace.data.images import ImageDataset, open_images
 from scalespace.data.spectrum import mean_spectrum
 from scalespace.errors import Stopped, UserError, cause
 from scalespace.files import write_directory
+from scalespace.launch import unsharded
 from scalespace.memory import memory_ran_out
 from scalespace.processes import join
 from scalespace.reading import reading
@@ -40,6 +41,7 @@ from scalespace.training.recorder import Recorder
 from scalespace.training.report import RunReport
 from scalespace.training.run_directory import DataIdentity, RunDirectory
 from scalespace.training.sample_grids import save_grid
+from scalespace.training.sharded.setting import with_sharding
 from scalespace.training.start.announcement import announcement
 from scalespace.training.start.footprint import check_footprint
 from scalespace.training.start.initial_weights import start_from
@@ -86,6 +88,7 @@ def train(
             "for each at least"
         )
     config = processes.first(partial(with_precision, config, say))
+    config = processes.first(partial(with_sharding, config, processes.count))
     # Whatever does not fit is found before anything is read or written.
     known, brings = without_data(config), processes.first(lambda: brought(config.init_from, config.output_dir))
     if brings is not None:
@@ -135,13 +138,14 @@ def train(
         first = _resume(run, trainer, progress, say)
         report = RunReport(run, trainer, (*data.found(), *data.met()), first, say)
         _take_steps(run, trainer, data, first, stopping, report, progress, evaluator, say)
-        processes.first(
-            lambda: write_directory(
-                run.model_path,
-                lambda path: trainer.save_pipeline(path, data.classes, report.made(), **run.origin),
-                durable=True,
+        with trainer.gathered():
+            processes.first(
+                lambda: write_directory(
+                    run.model_path,
+                    lambda path: trainer.save_pipeline(path, data.classes, report.made(), **run.origin),
+                    durable=True,
+                )
             )
-        )
     for tracker in accelerator.trackers:
         tracker.finish()
     if not data.cached:
@@ -197,9 +201,11 @@ def _take_steps(
             bar.update()
             # Before the checkpoint, from which a run goes on that is killed: nothing before it is done again.
             if config.average_every and (last or step % config.average_every == 0):
-                processes.first(partial(trainer.save_snapshot, run.averages_path / f"step-{step:08d}.safetensors"))
+                with trainer.gathered():
+                    processes.first(partial(trainer.save_snapshot, run.averages_path / f"step-{step:08d}.safetensors"))
             if checkpoint:
-                processes.first(partial(run.save_checkpoint, step, trainer.save))
+                with trainer.gathered(moments=True):
+                    processes.first(partial(run.save_checkpoint, step, trainer.save))
                 owed, saved = False, time.monotonic()
             shown(step)
             if stop and not last:
@@ -295,13 +301,15 @@ def accelerator_for(config: TrainConfig) -> Accelerator:
     # accelerate keeps the precision of the first run for all that follow in the same Python process.
     AcceleratorState._reset_state()
     try:
-        return Accelerator(
-            mixed_precision=config.mixed_precision,
-            # The device of the group that the processes have joined; alone, accelerate finds the same by itself.
-            cpu=join().own_device().type == "cpu",
-            log_with=tracker,
-            project_dir=config.output_dir,
-        )
+        # Shards are made here, and not by accelerate.
+        with unsharded():
+            return Accelerator(
+                mixed_precision=config.mixed_precision,
+                # The device of the group that the processes have joined; alone, accelerate finds the same by itself.
+                cpu=join().own_device().type == "cpu",
+                log_with=tracker,
+                project_dir=config.output_dir,
+            )
     except (ValueError, ImportError) as error:
         raise UserError(
             f"--mixed-precision {config.mixed_precision} with --tracker {config.tracker} cannot be used with this "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -34,28 +35,28 @@ def save_grid(trainer: Trainer, path: Path, data: ImageDataset, progress: bool =
     """
     processes = trainer.processes
     own = share(range(trainer.config.sample_images), processes.rank, processes.count)
-    drawn = _draw(trainer, own, data, progress) if own else []
+    with trainer.averaged() as network:
+        drawn = _draw(trainer, network, own, data, progress) if own else []
     pictures = [picture for theirs in processes.gather(drawn) for picture in theirs]
     processes.first(lambda: write_file(path, picture_grid(pictures).save))
 
 
-def _draw(trainer: Trainer, numbers: range, data: ImageDataset, progress: bool) -> list[Image]:
+def _draw(trainer: Trainer, network: Any, numbers: range, data: ImageDataset, progress: bool) -> list[Image]:
     """Pictures of the grid, each by its number."""
     config = trainer.config
     classes, indices = config.network.num_classes, torch.tensor(numbers)
     labels, condition = None if classes is None else indices % classes, None
     if config.network.condition_size is not None:
         condition = trainer.smaller(to_model(data.batch(indices % len(data))[0]))
-    with trainer.averaged() as network:
-        pipeline = ScaleSpacePipeline(network, trainer.scheduler)
-        pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
-        images = pipeline(
-            len(numbers),
-            generator=image_generators(config.seed, numbers),
-            num_inference_steps=min(config.sample_steps, trainer.process.timesteps),
-            class_labels=labels,
-            output_type="pt",
-            return_dict=False,
-            condition=condition,
-        )[0]
+    pipeline = ScaleSpacePipeline(network, trainer.scheduler)
+    pipeline.set_progress_bar_config(desc="sampling", leave=False, delay=2, disable=not progress)
+    images = pipeline(
+        len(numbers),
+        generator=image_generators(config.seed, numbers),
+        num_inference_steps=min(config.sample_steps, trainer.process.timesteps),
+        class_labels=labels,
+        output_type="pt",
+        return_dict=False,
+        condition=condition,
+    )[0]
     return [to_picture(2 * image - 1) for image in images]

@@ -51,8 +51,10 @@ from scalespace.reading import parse_json
 from scalespace.runs.averages import WIDTHS, PowerAverage, exponent, read_averages, write_averages
 from scalespace.training.build import build_batches, build_times, loss_weight
 from scalespace.training.configuration import TrainConfig, learning_rate
-from scalespace.training.level_sampling import Batch, gradient_variance, parts, share
+from scalespace.training.level_sampling import Batch, gradient_variance, share
 from scalespace.training.recorder import Skipped, StepResult
+from scalespace.training.sharded.held import Held, check_shapes, filled, not_finite
+from scalespace.training.sharded.layout import Replicas, Shards
 from scalespace.training.time_sampling import TimeGroup
 
 __all__ = ["EMA_FILE", "Trainer"]
@@ -96,25 +98,30 @@ class Trainer:
         self.follow(scheduler)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
+        kind = Shards if config.sharding == "fsdp2" else Replicas
+        self.layout: Replicas = kind(processes, accelerator)
+        self.layout.spread(network)
         # For "evaluation", since no wrapper is to send gradients; compiled, it shares its parameters with what is saved.
         self.network: Any = accelerator.prepare_model(network, evaluation_mode=True)
         self._saved = network
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
+        held: Any = self.layout.held(network)
         self.ema = EMAModel(
-            network.parameters(),
+            held,
             decay=config.ema_decay,
             use_ema_warmup=True,
             power=config.ema_power,
             foreach=True,
         )
         gammas = map(exponent, WIDTHS if config.average_every else ())
-        self.powers = [PowerAverage(network.parameters(), gamma) for gamma in gammas]
+        self.powers = [PowerAverage(held, gamma) for gamma in gammas]
         """Averages whose snapshots are kept."""
         self.network.train()
         self.pictures = 0
         """Pictures of the stream that the steps so far took, over all processes."""
         self.skipped = Skipped(0, 0)
+        self._gathered: Held | None = None
 
     def follow(self, scheduler: ScaleSpaceScheduler) -> None:
         """Train on the process of this scheduler; its sizes are those of the network.
@@ -148,14 +155,14 @@ class Trainer:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(self.config, step)
         loss = torch.zeros((), device=self.accelerator.device)
-        for part in parts(batch, self.config.micro_batch):
-            part_loss = self.loss(step, part) * float(batch.counts)
-            self.accelerator.backward(part_loss)
-            loss += part_loss.detach()
+        with self.layout.together():
+            for part in self.layout.parts(batch, self.config.micro_batch):
+                part_loss = self.loss(step, part) * float(part.counts)
+                self.accelerator.backward(part_loss)
+                loss += part_loss.detach()
         self.processes.meet()
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        self.processes.add([loss, *gradients])
-        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip))
+        self.layout.add(loss, self.network)
+        norm = self.layout.clip(self.network, self.config.gradient_clip)
         # It is the norm over all processes, so all of them skip the same steps.
         finite = math.isfinite(norm.item())
         # In half precision the scaler leaves such a step out by itself, and goes on with a smaller scale.
@@ -163,11 +170,12 @@ class Trainer:
             self.optimizer.step()
         # Gradients are removed, not zeroed: layers that the next step does not run keep weights and moments unchanged.
         self.optimizer.zero_grad(set_to_none=True)
+        held: Any = self.layout.held(self.network)
         if finite:
-            self.ema.step(self.network.parameters())
+            self.ema.step(held)
         # These are averages over all steps, also over those that left the weights as they were.
         for power in self.powers:
-            power.step(self.network.parameters())
+            power.step(held)
         self.skipped = self.skipped.after(finite)
         self.pictures = batch.whole.stop
         return StepResult(batch.group, len(batch.whole), loss, norm, self.skipped)
@@ -271,14 +279,15 @@ class Trainer:
         Raises:
             UserError: If weights, averages or moments are not finite, from which no step leads on.
         """
-        if (name := self._not_finite()) is not None:
+        held = self._held()
+        if (name := not_finite(held, self._names())) is not None:
             raise UserError(f"{name} is no longer finite; train in a new --output-dir with a lower --learning-rate")
-        self.accelerator.save_state(str(path), safe_serialization=True)
+        self.layout.save(path, held)
         # accelerate would load a registered object from a pickle that may run any code.
-        averages = dict(zip(self._names(), self.ema.shadow_params, strict=True))
+        averages = dict(zip(self._names(), held.average, strict=True))
         save_file(averages, path / EMA_FILE, {"optimization_step": str(self.ema.optimization_step)})
         if self.powers:
-            write_averages(path / _POWERS_FILE, self._names(), self.powers)
+            write_averages(path / _POWERS_FILE, self._names(), held.powers)
         progress = {
             "pictures": self.pictures,
             "batches": self.batches.state(),
@@ -301,7 +310,7 @@ class Trainer:
         """
         # Attention is where the sizes put it; no other option that may change has a say in shapes.
         if process := [name for name in changed if name.startswith("process.")]:
-            self._check_shapes(path / EMA_FILE, " and ".join(process))
+            check_shapes(path / EMA_FILE, self._saved, " and ".join(process))
         progress = path / _PROGRESS_FILE
         kept = parse_json(progress.read_text()) if progress.exists() else {}
         before, now = kept.get("processes", self.processes.count), self.processes.count
@@ -310,16 +319,16 @@ class Trainer:
                 f"{path} was written by {counted(before, 'process')}, and {now} would draw other masks of dropout, since "
                 f"these depend on how a batch is cut; go on with {before}, or give a new --output-dir"
             )
-        self.accelerator.load_state(str(path))
+        self.layout.load(self._saved, self.optimizer, path)
         for parameters in self.optimizer.param_groups:
             # What was saved of the optimizer has that of then.
             parameters["weight_decay"] = self.config.weight_decay
         with safe_open(path / EMA_FILE, framework="pt") as file:
             for name, average in zip(self._names(), self.ema.shadow_params, strict=True):
-                average.copy_(file.get_tensor(name))
+                average.copy_(self.layout.own(file.get_tensor(name)))
             self.ema.optimization_step = int(file.metadata()["optimization_step"])
         if self.powers:
-            read_averages(path / _POWERS_FILE, self._names(), self.powers)
+            read_averages(path / _POWERS_FILE, self._names(), self.powers, self.layout.own)
         # Before there was such a file, every step took as many pictures.
         self.pictures = step * self.config.batch_size
         if kept:
@@ -327,32 +336,27 @@ class Trainer:
             if not any(name.startswith(_OF_BATCHES) for name in changed):
                 self.batches.restore(kept["batches"])
             self.skipped = Skipped(*kept.get("skipped", (0, 0)))
-        if (name := self._not_finite()) is not None:
+        if (name := not_finite(self._held(), self._names())) is not None:
             raise ValueError(f"{name} is not finite")
 
-    def _check_shapes(self, file: Path, changed: str) -> None:
-        with safe_open(file, framework="pt") as weights:
-            there = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-        here = {name: tuple(value.shape) for name, value in self._saved.named_parameters()}
-        for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
-                raise UserError(
-                    f"{changed} cannot change so while the run goes on, since {name} would have the shape "
-                    f"{here.get(name)} and has {there.get(name)} in {file}; give a new --output-dir"
-                )
+    @contextmanager
+    def gathered(self, moments: bool = False) -> Iterator[None]:
+        """Inside the block the first process can save by itself; all come to it. Only with ``moments`` a checkpoint, too."""
+        self._gathered = self.layout.gather(self._saved, self._held(), moments)
+        try:
+            yield
+        finally:
+            self._gathered = None
 
-    def _not_finite(self) -> str | None:
-        """The name of a weight, or of what belongs to one, that is not finite; None where all is."""
-        names, network = self._names(), self.accelerator.unwrap_model(self.network)
-        for name, weight, average in zip(names, network.parameters(), self.ema.shadow_params, strict=True):
-            moments = self.optimizer.state.get(weight, {}).values()
-            if not all(bool(torch.isfinite(value).all()) for value in (weight, average, *moments)):
-                return name
-        return None
+    def _held(self) -> Held:
+        """What this process has of weights, moments and averages: its own, or all where they are gathered."""
+        own = Held(self._saved.state_dict(), self.optimizer.state_dict(), self.ema.shadow_params, self.powers)
+        return self._gathered or own
 
     def save_snapshot(self, path: Path) -> None:
         """Write the averages that others are made of after training, in half precision."""
-        write_file(path, lambda file: write_averages(file, self._names(), self.powers, torch.float16), durable=True)
+        powers = self._held().powers
+        write_file(path, lambda file: write_averages(file, self._names(), powers, torch.float16), durable=True)
 
     def _names(self) -> list[str]:
         return [name for name, _ in self._saved.named_parameters()]
@@ -367,8 +371,16 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[Any]:
-        """The network with the averaged weights in it, inside the block only."""
+        """The network with the averaged weights in it, inside the block only. Where it lies in shards, all come to it."""
         network = self._saved
+        if self.layout.sharded:
+            # A copy, since a process that draws more pictures than another would wait for it inside of the shards.
+            with torch.random.fork_rng(devices=[]):
+                whole = self._make()
+            device = "cpu" if self._gathered else self.accelerator.device
+            average = self._gathered.average if self._gathered else self.layout.whole(network, self.ema.shadow_params)
+            yield filled(whole.to(device), average).eval()
+            return
         self.ema.store(network.parameters())
         self.ema.copy_to(network.parameters())
         try:

@@ -59,8 +59,10 @@ def check_footprint(
     # The first group has the steps at the full resolution.
     together = min(-(-batches[0] // processes), config.micro_batch or batches[0])
     averages = len(WIDTHS) if config.average_every else 0
+    # Of a network in shards, pictures are drawn with all of the averaged weights.
+    held, whole = (-(-parameters // processes), parameters) if config.sharding == "fsdp2" else (parameters, 0)
     needs = {
-        "weights, gradients, moments and averages": (_NUMBERS + averages) * _FLOAT * parameters,
+        "weights, gradients, moments and averages": _FLOAT * ((_NUMBERS + averages) * held + whole),
         f"the activations of {together:,} pictures": together * activations,
     }
     read = {"the pictures that are read ahead": _BATCHES * max(batches) // processes * 3 * math.prod(size)}
