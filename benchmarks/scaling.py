@@ -5,7 +5,8 @@
     python -m benchmarks.scaling grids runs/trained-1200
 
 ``gather`` takes the records of folders of ``benchmarks.trained``, one folder for each budget, into docs/results/scaling.json.
-``draw`` makes the tables and figures of docs/results/scaling.md from that file alone. ``grids`` puts the pictures of a budget side by side.
+``draw`` makes the tables and figures of docs/results/scaling.md from that file alone. ``grids`` puts the
+pictures of a budget side by side.
 """
 
 from __future__ import annotations
