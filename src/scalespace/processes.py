@@ -142,15 +142,19 @@ class Processes:
         """
         from torch import distributed
 
+        failed = None
         try:
             yield
         except Exception as error:
             # The others cannot come to hear of it. They find this process gone, and its own words tell why.
             self._over = True
-            gone = isinstance(error, distributed.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
-            if not gone:
-                raise
-            raise self._gone() from error
+            failed = error
+        if failed is None:
+            return
+        # gloo has no kind of error of its own; what it says is looked at, and not passed on.
+        if isinstance(failed, distributed.DistError) or (type(failed) is RuntimeError and "gloo" in str(failed)):
+            raise self._gone() from failed
+        raise failed
 
     def _gone(self) -> UserError:
         message = (

@@ -154,7 +154,7 @@ def test_every_option_is_either_part_of_the_run_or_free(tmp_path, run):
         *("data", "output_dir", "max_steps", "log_every", "sample_every", "sample_images", "sample_steps"),
         *("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "keep_every", "max_hours"),
         "allow_change",
-        *("tracker", "cache_gib", "gradient_checkpointing"),
+        *("tracker", "cache_gib", "gradient_checkpointing", "sharding"),
     }
 
 

@@ -136,8 +136,8 @@ def test_the_released_code_knows_no_transformer():
         ("--transformer.patch-size 8", "patches of 8x8 pixels do not divide 4x4 pixels"),
         ("--transformer.heads 3", "heads 3 do not divide the width 16"),
         ("--transformer.depth -1", "depth holds -1"),
-        ("--transformer.width 100000000", "width holds 100000000; a network needs at least 1 and can have 1048576"),
-        ("--transformer.width 1048576", "or --transformer.width, or give a --micro-batch"),
+        ("--transformer.width 100000000", "out of all proportion; lower --transformer.width or --transformer.depth"),
+        ("--transformer.width 65536", "or --transformer.width, or give a --micro-batch"),
         (
             "--backbone unets",
             "invalid choice 'unets' for argument '--backbone'; expected one of ('unet', 'transformer')",
