@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from benchmarks.errors import bands
 from benchmarks.scaling import (
     PAGE,
     RECORDS,
@@ -67,3 +68,12 @@ def test_compute_is_that_of_the_paths():
 
 def test_the_tables_of_the_page_are_those_of_the_records():
     assert with_tables(PAGE.read_text(), tables(json.loads(RECORDS.read_text())["records"])) == PAGE.read_text()
+
+
+def test_bands_of_an_error_add_up_to_it_and_each_has_its_own():
+    error = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert sum(bands(error)) == pytest.approx(float(error.square().mean()))
+    checkers = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    for number, side in enumerate((4, 2, 1)):
+        pattern = checkers.repeat_interleave(side, 0).repeat_interleave(side, 1).repeat(8 // side, 8 // side)
+        assert bands(pattern[None, None]) == pytest.approx([float(place == number) for place in range(3)])
