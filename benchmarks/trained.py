@@ -136,8 +136,8 @@ ARMS: dict[str, Changes] = {
     "v": ({"shifted": True}, V),
     "v-auto": (AUTO, V),
     # The other network. The unit of compute is a step of one level of the U-Net for these too.
-    "transformer": ({"shifted": True}, TRANSFORMER),
-    "transformer-ddpm": ({"levels": 1}, TRANSFORMER | {"change_share": None}),
+    "transformer-offset": (AUTO, TRANSFORMER | OFFSET),
+    "transformer-ddpm-offset": ({"levels": 1}, {"change_share": None} | TRANSFORMER | OFFSET),
     "ddpm-v": ({"levels": 1}, {"change_share": None} | V),
 }
 
