@@ -81,7 +81,7 @@ def test_paths_counted_for_other_levels_are_the_same(table, levels: int):
 
 @pytest.mark.parametrize("quirks", [False, True])
 def test_the_average_is_that_of_the_plan(quirks: bool, tmp_path):
-    model = small_config(tmp_path, released_quirks=quirks)
+    model = small_config(tmp_path, network={"paths": "flexi"}, released_quirks=quirks)
     assert average_gflops(model).all == pytest.approx(make_plan(model).average_gflops)
 
 

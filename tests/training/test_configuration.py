@@ -171,7 +171,7 @@ def test_a_process_that_cannot_be_is_refused(changes: dict, words: str):
     ("changes", "words"),
     [
         (
-            {"channel_multipliers": (1, 2)},
+            {"channel_multipliers": (1, 2), "paths": "flexi"},
             "which fit the first 2 of the sizes; leave the others out, add multipliers or use paths",
         ),
         ({"channel_multipliers": ()}, "channel_multipliers gives 0"),

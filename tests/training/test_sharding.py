@@ -101,6 +101,36 @@ def test_a_run_goes_on_with_and_without_shards(alone, tmp_path):
     assert_same(run, alone)
 
 
+# One process has the gradient 0 / 0 in one step; a run of one process has it in that step too.
+POISON = """
+from scalespace.training.trainer import Trainer
+objective = Trainer.loss
+def loss(self, step, batch):
+    found = objective(self, step, batch)
+    return found + (0 * found).sqrt() if step == 2 and rank == self.processes.count - 1 else found
+Trainer.loss = loss
+"""
+MEASURING = (
+    *("--evaluate-every", "4", "--evaluate-data", "synthetic:shapes:12", "--evaluate-images", "5"),
+    *("--evaluate-steps", "3", "--evaluate-metrics", "swd,colour", "--log-every", "1"),
+)
+
+
+def test_shards_skip_what_is_not_finite_and_measure_like_one_process(tmp_path):
+    runs = tmp_path / "one", tmp_path / "two"
+    train(1, runs[0], *MEASURING, steps=6, harm=POISON)
+    train(2, runs[1], *MEASURING, *SHARDED, steps=6, harm=POISON)
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1, 1, 1]
+    weights = [load_file(run / "model/unet/diffusion_pytorch_model.safetensors") for run in runs]
+    assert_close(*weights, rtol=0, atol=1e-5)
+    measured = [[json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()] for run in runs]
+    assert [line["step"] for line in measured[0]] == [line["step"] for line in measured[1]] == [4, 6]
+    for one, two in zip(*measured, strict=True):
+        assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [

@@ -93,7 +93,8 @@ class FlexiUNet(ConditionedNetwork):
     Raises:
         ValueError: If the sizes do not decrease, or need more levels than there are multipliers and `paths` are not "shared",
             if a number is below 1 or base_channels odd, if the heads do not divide the channels of a level with attention, if
-            `paths` is unknown or "shared" with quirks, or if pictures to condition on are no smaller than the largest size.
+            `paths` is unknown, or "shared" with quirks and several sizes, or if pictures to condition on are not smaller than
+            the largest size.
     """
 
     _supports_gradient_checkpointing = True
@@ -122,11 +123,12 @@ class FlexiUNet(ConditionedNetwork):
         super().__init__()
         if paths not in ("flexi", "shared", "full"):
             raise ValueError(f'paths "{paths}" are unknown; use "flexi", "shared" or "full"')
-        if paths == "shared" and released_quirks:
-            raise ValueError(
-                'released_quirks are of paths "flexi" and "full", and paths are "shared"; leave one of them out'
-            )
         self.sizes = checked_sizes(sizes)
+        if paths == "shared" and released_quirks and self.sizes[1:]:
+            raise ValueError(
+                'released_quirks are of paths "flexi" and "full", and paths are "shared"; choose one of those, or leave the '
+                "quirks out"
+            )
         self.levels = (0,) * len(self.sizes) if paths == "shared" else network_levels(self.sizes)
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         depth = len(widths)

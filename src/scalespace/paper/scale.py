@@ -242,7 +242,12 @@ TINY = Scale(
     pictures="pictures of 16 pixels",
     image_size=16,
     network=NetworkConfig(
-        base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_max_size=8, attention_heads=4
+        base_channels=32,
+        channel_multipliers=(1, 2, 2),
+        blocks_per_level=1,
+        attention_max_size=8,
+        attention_heads=4,
+        paths="flexi",
     ),
     levels=(2, 3),
     ablation_levels=(2, 3),

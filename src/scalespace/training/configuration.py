@@ -101,8 +101,8 @@ class NetworkConfig:
     """Probability of dropping a feature in the residual blocks, at least 0 and less than 1."""
     num_classes: int | None = None
     """Number of classes to condition on. None makes an unconditional model."""
-    paths: Literal["flexi", "shared", "full"] = "flexi"
-    """flexi, the paper's, runs what a step needs; shared every layer, at its resolution; full every layer, at the full one."""
+    paths: Literal["flexi", "shared", "full"] = "shared"
+    """shared runs every layer, at a step's resolution; flexi, the paper's, what it needs; full every layer, at the full one."""
     condition_size: tuple[int, int] | None = None
     """Height and width of the small pictures that the second model of a cascade enlarges. None for any other model."""
     min_channels_per_group: int = 4
@@ -295,7 +295,7 @@ def _octaves(pixels: int, levels: int, multipliers: tuple[int, ...], **network) 
 
 
 def _paper(pixels: int, levels: int, multipliers: tuple[int, ...], **network) -> ModelConfig:
-    model = _octaves(pixels, levels, multipliers, **network)
+    model = _octaves(pixels, levels, multipliers, paths="flexi", **network)
     return replace(model, process=replace(model.process, shifted=False), solver="ancestral", spacing="linspace")
 
 
@@ -322,9 +322,9 @@ PRESETS: dict[str, ModelConfig] = {
     "celeba256-6l": _paper(256, 6, _256),
     "imagenet64-2l": _paper(64, 2, _64, num_classes=1000),
 }
-"""Models by name. "tiny" trains on a CPU. Those named "shifted" have the paper's networks and resolutions, but shifted noise
-and the corrected solver. Those named after the transformer are "tiny" and "shifted64-4l" with a transformer of as many
-parameters. All others follow the paper throughout."""
+"""Models by name. "tiny" trains on a CPU. Those named "shifted" have the paper's widths and resolutions, but layers that all
+resolutions share, shifted noise and the corrected solver. Those named after the transformer are "tiny" and "shifted64-4l" with
+a transformer of as many parameters. All others follow the paper throughout."""
 
 
 def preset(name: str) -> ModelConfig:
