@@ -68,9 +68,11 @@ TRAININGS = {
     "shared-offset-even": "shared layers, min-SNR + 1, as many batches for every level",
     "shared-offset-high": "shared layers, min-SNR + 1, batches 4 : 2 : 1",
     "shared-offset-constant-compute": "shared layers, min-SNR + 1, batches of constant compute",
-    "log-snr": "uniform in log-SNR",
-    "log-normal": "EDM's log-normal",
-    "sigmoid": "sigmoid weight of SiD2",
+    "shared-offset-constant-memory": "shared layers, min-SNR + 1, batches of constant memory",
+    "shared-offset-least-variance": "shared layers, min-SNR + 1, batches of least variance",
+    "shared-offset-log-snr": "shared layers, min-SNR + 1, uniform in log-SNR",
+    "shared-offset-log-normal": "shared layers, min-SNR + 1, EDM's log-normal times",
+    "shared-sigmoid": "shared layers, sigmoid weight of SiD2",
 }
 LOOKS = {
     "ddpm": {"color": BASELINE, "linestyle": "-", "marker": "s"},
@@ -80,7 +82,7 @@ LOOKS = {
     "shifted-auto": {"color": OURS, "linestyle": ":", "marker": "^"},
     "ddpm-offset": {"color": BASELINE, "linestyle": "--", "marker": "o"},
     "offset": {"color": OURS, "linestyle": "--", "marker": "v"},
-    "shared-offset": {"color": OURS, "linestyle": "-", "marker": "D"},
+    "shared-offset": {"color": OURS, "linestyle": "-", "marker": "*"},
 }
 NAMES = {"emoji64": "Emoji", "cifar10-32": "CIFAR-10"}
 SAMPLER = "corrected-20"
