@@ -193,7 +193,9 @@ def test_a_full_u_net_trains_and_samples(tmp_path):
     images = drawn(small_config(tmp_path / "full", network={"paths": "full"}, change_share=0.3))
     assert load_pipeline(tmp_path / "full" / "model").unet.config["paths"] == "full"
     assert images.shape == (2, 3, 8, 8)
-    assert (images - drawn(small_config(tmp_path / "flexi", change_share=0.3))).abs().max() > 0.01
+    assert (
+        images - drawn(small_config(tmp_path / "flexi", network={"paths": "flexi"}, change_share=0.3))
+    ).abs().max() > 0.01
 
 
 # Other bridges between the levels

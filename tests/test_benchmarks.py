@@ -53,7 +53,7 @@ def test_searches_find_what_is_better_where_it_is_known():
     ("arm", "levels", "shifted"),
     [
         *[("ddpm", 1, False), ("paper", 3, False), ("paper-share-0.1", 3, False), ("shifted", 3, True), ("v", 3, True)],
-        *[("transformer", 3, True), ("transformer-ddpm", 1, False)],
+        ("transformer-ddpm-offset", 1, False),
     ],
 )
 def test_arms_have_the_noise_that_they_are_called_after(arm: str, levels: int, shifted: bool, tmp_path: Path):

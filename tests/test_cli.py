@@ -167,7 +167,7 @@ def test_the_preset_is_what_other_options_override(capsys):
         ("--preset celeba64", 'there is no preset "celeba64"; did you mean celeba64-'),
         ("--process.levels 7", "sizes (32, 32) and 7 levels leave 0 pixels at the smallest; use at most 6 levels"),
         (
-            "--process.levels 4",
+            "--process.levels 4 --network.paths flexi",
             "which fit the first 3 of the sizes; leave the others out, add multipliers or use paths",
         ),
         ("--process.image-size 0 32", "an image size of 0x32 holds no pixels"),
