@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,13 @@ TRAININGS = {
     "shared-offset-log-normal": "shared layers, min-SNR + 1, EDM's log-normal times",
     "shared-sigmoid": "shared layers, sigmoid weight of SiD2",
 }
+BACKBONES = {
+    "ddpm-offset": "U-Net, DDPM",
+    "shared-offset": "U-Net, three levels",
+    "transformer-ddpm-offset": "transformer, DDPM",
+    "transformer-offset": "transformer, three levels",
+}
+"""All with resolutions off the data and min-SNR + 1."""
 LOOKS = {
     "ddpm": {"color": BASELINE, "linestyle": "-", "marker": "s"},
     "ddpm-v": {"color": BASELINE, "linestyle": ":", "marker": "D"},
@@ -166,7 +174,8 @@ def gflops(arm: str, size: int, changes: tuple[int, ...], sampler: str) -> tuple
     """GFLOPs of one call at full resolution, and of all calls for one picture."""
     options = ARMS[arm][0] | {"resolution": "auto" if changes else "convex", "change_points": changes}
     process = replace(ProcessConfig((size, size), levels=LEVELS[size]), **options)
-    model = ModelConfig(process=process, network=network_of(arm, size))
+    backbone = {name: ARMS[arm][1][name] for name in ("backbone", "transformer") if name in ARMS[arm][1]}
+    model = ModelConfig(process=process, network=network_of(arm, size), **backbone)
     scheduler = build_scheduler(model)
     process = scheduler.process
     with torch.device("meta"):
@@ -273,6 +282,20 @@ def drawing_steps(records: Sequence[Record]) -> str:
     return markdown(["pictures", "process", "calls", *DISTANCES.values()], rows)
 
 
+def precisions(records: Sequence[Record]) -> str:
+    """The same runs in bf16 and in float32, a row for each seed."""
+    rows = []
+    kept = [r for r in records if r["sampler"] == SAMPLER]
+    for exact in (r for r in kept if r["mixed_precision"] == "no"):
+        same = [key for key in IDENTITY if key != "mixed_precision"]
+        for r in kept:
+            if r["mixed_precision"] == "bf16" and all(r[key] == exact[key] for key in same):
+                cells = [f"{shown(scaled(key) * r[key])} / {shown(scaled(key) * exact[key])}" for key in DISTANCES]
+                budget = f"{training_teraflops(r):.1f}"
+                rows.append([NAMES[r["data"]], PROCESSES[r["arm"]], budget, str(r["seed"]), *cells])
+    return markdown(["pictures", "process", "training, 10^12 FLOPs", "seed", *DISTANCES.values()], rows)
+
+
 def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
     """Learned distances over training compute, a line for every process through the means of its seeds."""
     figure = new_figure(10, 7.5)
@@ -305,6 +328,8 @@ def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
 def tables(records: Sequence[Record]) -> dict[str, str]:
     """The tables of the page by name."""
     in_bf16 = [r for r in records if r["mixed_precision"] == "bf16" and r["sampler"] == SAMPLER]
+    budget = itemgetter("data", "size", "steps_of_one_level")
+    with_transformers = {budget(r) for r in in_bf16 if r["arm"].startswith("transformer")}
     return {
         "ratios": ratios(in_bf16),
         "processes": comparison(in_bf16, PROCESSES),
@@ -313,6 +338,8 @@ def tables(records: Sequence[Record]) -> dict[str, str]:
             [r for r in in_bf16 if r["arm"] != "least-variance" or r["steps"] > VARIANCES_FROM], TRAININGS
         ),
         "steps": drawing_steps(records),
+        "backbones": comparison([r for r in in_bf16 if budget(r) in with_transformers], BACKBONES),
+        "precisions": precisions(records),
     }
 
 
