@@ -1,1 +1,1 @@
-from scalespace import FlexiUNet, PretrainedUNet, ScaleSpacePipeline, ScaleSpaceScheduler
+from scalespace import FlexiTransformer, FlexiUNet, PretrainedUNet, ScaleSpacePipeline, ScaleSpaceScheduler
