@@ -9,9 +9,12 @@ from benchmarks.errors import bands
 from benchmarks.scaling import (
     PAGE,
     RECORDS,
+    SAMPLER,
     Point,
     Ratio,
     compute_ratio,
+    gflops,
+    precisions,
     sampling_gflops,
     tables,
     training_teraflops,
@@ -64,6 +67,20 @@ def test_compute_is_that_of_the_paths():
     )
     ours = next(r for r in records if r["arm"] == "shifted-auto" and r["data"] == ddpm["data"])
     assert 0.3 < sampling_gflops(ours) / sampling_gflops(ddpm) < 0.9
+
+
+def test_a_transformer_costs_what_it_runs():
+    unet, transformer = (gflops(arm, 32, (), SAMPLER)[0] for arm in ("ddpm-offset", "transformer-ddpm-offset"))
+    assert transformer == pytest.approx(0.48, abs=0.01)
+    assert unet == pytest.approx(0.50, abs=0.01)
+
+
+def test_runs_in_both_precisions_stand_beside_each_other():
+    records = json.loads(RECORDS.read_text())["records"]
+    one = next(r for r in records if r["arm"] == "shared-offset" and r["mixed_precision"] == "bf16")
+    exact = one | {"mixed_precision": "no", "kernel_efficientnet_lite0": 0.5}
+    (row,) = [line for line in precisions([one, exact, exact | {"seed": 9}]).splitlines() if "shared layers" in line]
+    assert f"{1000 * one['kernel_efficientnet_lite0']:,.0f} / 500" in row
 
 
 def test_the_tables_of_the_page_are_those_of_the_records():
