@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmarks.trained import ARMS, LEVELS, SAMPLERS, STUDENT, markdown, network_of
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from scalespace.diffusion.grids import log_snr_grid
@@ -82,7 +84,7 @@ BACKBONES = {
     "transformer-offset": "transformer, three levels",
 }
 """All with resolutions off the data and min-SNR + 1."""
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "ddpm": {"color": BASELINE, "linestyle": "-", "marker": "s"},
     "ddpm-v": {"color": BASELINE, "linestyle": ":", "marker": "D"},
     "paper": {"color": "tab:orange", "linestyle": "--", "marker": "v"},
@@ -181,7 +183,8 @@ def gflops(arm: str, size: int, changes: tuple[int, ...], sampler: str) -> tuple
     with torch.device("meta"):
         network = build_network(model, scheduler.sizes)
     grid = (*log_snr_grid(process, SAMPLERS[sampler][2]), 0)
-    spent = sum(path_gflops(network, process.size(t), process.size(s)) for t, s in pairwise(grid))
+    calls = Counter((process.size(t), process.size(s)) for t, s in pairwise(grid))
+    spent = sum(count * path_gflops(network, *pair) for pair, count in calls.items())
     return path_gflops(network, process.size(0), process.size(0)), spent
 
 
@@ -303,7 +306,7 @@ def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
     for column, (data, name) in enumerate(NAMES.items()):
         for row, key in enumerate(LEARNED):
             panel = axes[row][column]
-            for arm, title in PROCESSES.items():
+            for arm in PROCESSES:
                 runs = [r for r in records if (r["data"], r["arm"]) == (data, arm)]
                 if not runs:
                     continue
@@ -312,7 +315,7 @@ def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
                     by_budget.setdefault(training_teraflops(r), []).append(scaled(key) * r[key])
                 spent = sorted(by_budget)
                 means = [math.exp(sum(map(math.log, by_budget[c])) / len(by_budget[c])) for c in spent]
-                panel.plot(spent, means, label=title, **(LOOKS[arm] | {"marker": ""}))
+                panel.plot(spent, means, **(LOOKS[arm] | {"marker": ""}))
                 for c in spent:
                     panel.plot([c] * len(by_budget[c]), by_budget[c], **(LOOKS[arm] | {"linestyle": ""}))
             panel.set_xscale("log")
@@ -321,7 +324,10 @@ def draw_curves(records: Sequence[Record], path: Path, source: str) -> None:
             panel.set_ylabel(DISTANCES[key] if column == 0 else "")
             panel.set_xlabel("training, 10^12 FLOPs" if row == 1 else "")
             panel.grid(True, which="both", alpha=0.2)
-    axes[0][0].legend(fontsize="small")
+    # Of all panels together: not every process was trained on every set of pictures.
+    trained = {r["arm"] for r in records}
+    handles = [Line2D([], [], label=title, **LOOKS[arm]) for arm, title in PROCESSES.items() if arm in trained]
+    axes[0][0].legend(handles=handles, fontsize="small")
     save_figure(figure, path, "Distance to held-out pictures over training compute, 32 pixels", source)
 
 

@@ -79,12 +79,15 @@ def test_any_checkpoint_gives_its_averages(unfinished, tmp_path, capsys):
 
 
 def test_a_run_from_before_an_option_existed_gives_the_network_of_then(tmp_path):
-    run = train(small_config(tmp_path, network={"min_channels_per_group": 1}), progress=False, say=lambda line: None)
+    former = {"min_channels_per_group": 1, "paths": "flexi"}
+    run = train(small_config(tmp_path, network=former), progress=False, say=lambda line: None)
     shutil.rmtree(run.model_path)
     options = json.loads((tmp_path / "run.json").read_text())
-    del options["network"]["min_channels_per_group"]
+    for name in former:
+        del options["network"][name]
     (tmp_path / "run.json").write_text(json.dumps(options))
-    assert open_model(tmp_path, lambda line: None).unet.config["min_channels_per_group"] == 1
+    config = open_model(tmp_path, lambda line: None).unet.config
+    assert {name: config[name] for name in former} == former
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_word(unfinished, tmp_path, capsys):

@@ -54,7 +54,7 @@ _OF_DATA = ("data_fingerprint", "pictures", "class_names")
 _SIZES = frozenset({"process.image_size", "process.sizes"})
 _RECORDED = frozenset({*_OF_DATA, "initial_weights", CHANGES})
 # What networks had before there was an option, where that is not its default.
-_FORMER_NETWORK = {"min_channels_per_group": 1}
+_FORMER_NETWORK = {"min_channels_per_group": 1, "paths": "flexi"}
 _CONTENTS = "contents:"  # of a fingerprint that tells contents apart
 # What may lie in the folder before a run begins: what a first start has left, and where its output is sent to.
 _NO_RUN = (LOCK, f"{PARTIAL}*", "*.log", "*.out", "*.err")
