@@ -80,6 +80,7 @@ from .pipelines.pipeline import ScaleSpacePipeline as ScaleSpacePipeline
 from .pipelines.pretrained.unet import PretrainedUNet as PretrainedUNet
 from .pipelines.scheduler import ScaleSpaceScheduler as ScaleSpaceScheduler
 from .pipelines.shipped import load_shipped as load_shipped
+from .pipelines.shipped import load_shipped_guide as load_shipped_guide
 from .tasks.inpainting import inpaint as inpaint
 from .tasks.interpolation import interpolate as interpolate
 from .tasks.inversion import Inversion as Inversion

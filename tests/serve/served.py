@@ -3,7 +3,7 @@
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,18 @@ from scalespace.serve.line import Line
 from scalespace.serve.offer import Limits, Offer
 from scalespace.serve.server import PageServer, listening
 
-__all__ = ["CLASSES", "WISH", "Served", "classes_pipeline", "served"]
+__all__ = ["CLASSES", "WISH", "Served", "classes_pipeline", "guidance_of", "served"]
 
 CLASSES = ("cat", "dog", "</script><b>&'")
 
 WISH = {"pictures": 2, "steps": 6, "solver": "ddim", "seed": 3, "class": 1, "guidance": 1, "size": "8x8"}
 """What ``classes_pipeline`` has on offer."""
+
+
+def guidance_of(pipeline: ScaleSpacePipeline) -> dict[str, Any]:
+    """Guidance by a worse model without classes."""
+    guide = ScaleSpacePipeline(small_network(1), pipeline.scheduler)
+    return {"guidance_scale": 2.0, "guidance_interval": (1.2, 1000.0), "guidance_model": guide}
 
 
 def classes_pipeline(**options: Any) -> ScaleSpacePipeline:
@@ -91,11 +97,16 @@ class Served:
 
 
 @contextmanager
-def served(pipeline: ScaleSpacePipeline, name: str | None = "small", **limits: int) -> Iterator[Served]:
+def served(
+    pipeline: ScaleSpacePipeline,
+    name: str | None = "small",
+    guidance: Mapping[str, Any] | None = None,
+    **limits: int,
+) -> Iterator[Served]:
     """Serve a model while the body runs."""
     bounds = Limits(**{"steps": 20, "pictures": 4, "waiting": 1} | limits)
     line = Line(bounds.waiting)
-    server = PageServer(pipeline, Offer.of(pipeline, name, bounds), line)
+    server = PageServer(pipeline, Offer.of(pipeline, name, bounds, guidance), line, guidance)
     gate = Gate(pipeline)
     with listening("127.0.0.1", 0) as door:
         port = door.getsockname()[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.serve.served import classes_pipeline
+from tests.serve.served import classes_pipeline, guidance_of
 from tests.small_models import small_network, small_scheduler
 
 import scalespace
@@ -43,7 +43,7 @@ def _pixels(stage: Stage | None) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(one))) for one in stage.pictures]
 
 
-def _expected(pipeline: ScaleSpacePipeline, wish: Wish) -> list[np.ndarray]:
+def _expected(pipeline: ScaleSpacePipeline, wish: Wish, **guidance: Any) -> list[np.ndarray]:
     own = ScaleSpacePipeline(pipeline.unet, small_scheduler(solver=wish.solver))
     own.set_progress_bar_config(disable=True)
     found = own(
@@ -52,6 +52,7 @@ def _expected(pipeline: ScaleSpacePipeline, wish: Wish) -> list[np.ndarray]:
         num_inference_steps=wish.steps,
         class_labels=wish.class_label,
         guidance_scale=wish.guidance,
+        **guidance,
     )
     return [np.asarray(image) for image in found.images]
 
@@ -63,6 +64,15 @@ def test_the_finished_pictures_are_those_of_the_pipeline(changes: dict[str, Any]
     assert found is not None
     assert found.last
     np.testing.assert_array_equal(_pixels(found), _expected(pipeline, wish))
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_guide_guides_where_guidance_is_asked_for(scale: float, pipeline):
+    wish = replace(WISH, class_label=None, guidance=scale)
+    guidance = guidance_of(pipeline)
+    given = {name: guidance[name] for name in ("guidance_interval", "guidance_model")} if scale != 1 else {}
+    found = draw(pipeline, wish, Recorder(), guidance)
+    np.testing.assert_array_equal(_pixels(found), _expected(pipeline, wish, **given))
 
 
 def test_the_picture_grows_level_by_level(pipeline):

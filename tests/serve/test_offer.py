@@ -1,7 +1,7 @@
 """What a visitor can ask for, and that nothing else is taken."""
 
 import pytest
-from tests.serve.served import CLASSES, WISH, classes_pipeline
+from tests.serve.served import CLASSES, WISH, classes_pipeline, guidance_of
 from tests.small_models import small_network, small_pipeline, small_scheduler
 
 from scalespace import ScaleSpacePipeline, UserError
@@ -65,6 +65,14 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, int]):
     name, value = next(iter(limits.items()))
     with pytest.raises(UserError, match=f"--max-{name} is {value}; give a number from"):
         Limits(**limits)
+
+
+def test_a_model_with_a_guide_offers_guidance_without_a_class():
+    pipeline = small_pipeline()
+    offer = Offer.of(pipeline, None, Limits(), guidance_of(pipeline))
+    assert (offer.guided, offer.guidance, offer.guidance_interval) == (True, 2.0, (1.2, 1000.0))
+    assert offer.wish(WISH | {"class": None, "guidance": 3, "solver": offer.solvers[0]}).guidance == 3
+    assert Offer.of(pipeline, None, Limits()).guidance == 1
 
 
 def test_a_wish_that_is_on_offer_is_taken(offer: Offer):

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from tests.browser import Browser, browsing, needs_browser
 from tests.picture_files import encoded, picture
-from tests.serve.served import CLASSES, WISH, Served, classes_pipeline, served
+from tests.serve.served import CLASSES, WISH, Served, classes_pipeline, guidance_of, served
+from tests.small_models import small_pipeline
 
 from scalespace import ScaleSpacePipeline
 from scalespace.serve import application
@@ -301,6 +302,19 @@ def test_a_browser_watches_a_picture_grow(page: Served, browser: Browser):
 
 
 @needs_browser
+def test_a_browser_asks_for_the_guidance_of_the_shipped_model(browser: Browser):
+    pipeline = small_pipeline()
+    with served(pipeline, None, guidance_of(pipeline)) as page:
+        browser.open(page.address)
+        assert browser.value("part('guidance').value") == "2"
+        browser.value("part('steps').value = 6; part('draw').click()")
+        browser.wait("part('status').textContent.startsWith('Done in ')")
+        assert browser.value("part('command').textContent").endswith(
+            "--guidance-scale 2 --guidance-interval 1.2 1000 --output pictures"
+        )
+
+
+@needs_browser
 def test_a_browser_stops_a_drawing(page: Served, browser: Browser):
     browser.open(page.address)
     page.gate.let(2)
@@ -361,8 +375,6 @@ def test_a_browser_has_a_picture_varied_and_sees_the_way(page: Served, browser: 
 
 @needs_browser
 def test_a_browser_shows_only_what_a_model_has(browser: Browser):
-    from tests.small_models import small_pipeline
-
     with served(small_pipeline()) as page:
         browser.open(page.address)
         hidden = browser.value(

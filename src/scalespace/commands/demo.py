@@ -26,6 +26,8 @@ class Arguments:
     """Number of network calls."""
     seed: int = 0
     """Seed of the pictures."""
+    guidance: bool = True
+    """Guide the model by the smaller one that comes with it, where pictures are small."""
     device: str = "auto"
     """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False
@@ -48,7 +50,14 @@ def run(words: list[str]) -> None:
     given = read(Arguments, words, run)
     import torch
 
-    from scalespace.pipelines.shipped import SHIPPED, load_heldout, load_shipped
+    from scalespace.pipelines.shipped import (
+        SHIPPED,
+        guide_folder,
+        load_heldout,
+        load_shipped,
+        load_shipped_guide,
+        shipped_guidance,
+    )
     from scalespace.planning.demo import show
     from scalespace.training.start.precision import computes_bf16
 
@@ -56,6 +65,11 @@ def run(words: list[str]) -> None:
     precision = torch.bfloat16 if computes_bf16(device) else torch.float32
     pipeline = load_shipped(dtype=precision)
     pipeline.to(device)
+    guidance = None
+    if given.guidance:
+        guide = load_shipped_guide(dtype=precision)
+        guide.to(device)
+        guidance = shipped_guidance(guide)
     demo = show(
         pipeline,
         Path(given.output),
@@ -63,6 +77,7 @@ def run(words: list[str]) -> None:
         num_images=given.num_images,
         steps=given.steps,
         seed=given.seed,
+        guidance=guidance,
         progress=not given.quiet,
     )
     if given.json:
@@ -77,6 +92,8 @@ def run(words: list[str]) -> None:
         f"pictures   {demo.pictures} in {demo.seconds:.1f} s, {demo.gflops:.1f} GFLOPs and {sum(demo.calls.values())} "
         f"network calls each: {sizes}"
     )
+    if given.guidance:
+        say(f"guide      {guide_folder().name}: {100 * demo.guide_gflops / demo.gflops:.1f} % of these GFLOPs")
     say(
         f"one level  {demo.one_level_calls} calls at the full resolution would take {demo.one_level_seconds / 60:.0f} min, "
         f"{demo.one_level_seconds / demo.seconds:.0f} times as long ({demo.one_level_gflops / demo.gflops:.0f} times the "

@@ -12,7 +12,7 @@ import tyro
 
 from scalespace.commands.options.drawing import GUIDED, DrawingOptions
 from scalespace.commands.options.loading import Loading
-from scalespace.commands.parsing import device_named, read, say
+from scalespace.commands.parsing import device_named, dtype_named, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
@@ -108,11 +108,18 @@ class Arguments(Loading, _Drawing):
         return self.loaded[: 1 if self.upsample is None else 2]
 
     def guidance(self) -> dict[str, Any]:
-        """How the model that draws is guided, as arguments of its call."""
+        """How the model that draws is guided, as arguments of its call. That of the package has a guide of its own."""
+        from scalespace.pipelines.shipped import load_shipped_guide
+
+        guide = None
+        if self.guidance_model is not None:
+            guide = self.loaded[-1]
+        elif self.model is None and self.guidance_scale != 1:
+            guide = load_shipped_guide(variant=self.variant, dtype=dtype_named(self.dtype))
         return {
             "guidance_scale": self.guidance_scale,
             "guidance_interval": self.guidance_interval,
-            "guidance_model": None if self.guidance_model is None else self.loaded[-1],
+            "guidance_model": guide,
         }
 
 
@@ -128,6 +135,8 @@ def run(words: list[str]) -> None:
     example: scalespace sample runs/photos --num-images 50000 --output samples.npz
 
     example: scalespace sample --output emoji
+
+    example: scalespace sample --guidance-scale 2 --guidance-interval 1.2 1000 --output guided-emoji
     """
     given = read(Arguments, words, run)
     from scalespace.pipelines.sampling import sample_to_files, use_solver

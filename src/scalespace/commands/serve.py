@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from scalespace.commands.options.loading import Loading
-from scalespace.commands.parsing import device_named, on_hub, read, say
+from scalespace.commands.parsing import device_named, dtype_named, on_hub, read, say
 from scalespace.errors import UserError, printable
 from scalespace.reading import path_of
 
@@ -65,6 +65,7 @@ def run(words: list[str]) -> None:
             raise
         raise UserError("the page needs two more packages; run pip install 'scale-space-diffusion[serve]'") from error
     from scalespace.pipelines.sampling import check_batch
+    from scalespace.pipelines.shipped import load_shipped_guide, shipped_guidance
     from scalespace.serve.offer import Limits
 
     limits = Limits(given.max_steps, given.max_pictures, given.max_waiting)
@@ -72,6 +73,11 @@ def run(words: list[str]) -> None:
     listening(given.host, given.port).close()
     (pipeline,), name = given.loaded, None if given.model is None else _name(given.model)
     pipeline.to(device_named(given.device))
+    guidance = None
+    if name is None:
+        guide = load_shipped_guide(variant=given.variant, dtype=dtype_named(given.dtype))
+        guide.to(device_named(given.device))
+        guidance = shipped_guidance(guide)
     # Guidance runs the network on twice the pictures.
     copies = 1 if pipeline.unet.no_class is None else 2
     check_batch(pipeline.unet, copies * limits.pictures, pipeline.device, "lower --max-pictures")
@@ -83,7 +89,7 @@ def run(words: list[str]) -> None:
             else f"page       {address} (Ctrl-C ends it)"
         )
 
-    serve(pipeline, name, (given.host, given.port), limits, tell)
+    serve(pipeline, name, (given.host, given.port), limits, tell, guidance)
     if not given.json:
         say("the page is closed")
 

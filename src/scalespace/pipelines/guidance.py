@@ -95,6 +95,15 @@ class Guidance:
                 f"{sigmas[0]:.3g} to {sigmas[-1]:.3g}; give another one"
             )
 
+    def guides(self, scheduler: ScaleSpaceScheduler, timestep: int) -> bool:
+        """Whether the prediction of a step is guided, which takes a second call of a network.
+
+        Args:
+            scheduler: Tells the noise of the step.
+            timestep: The time of its state, one of the scheduler's.
+        """
+        return self.scale != 1 and self._inside(ratio(scheduler.process.noise, timestep + 1))
+
     def rescaled(self, scale: float, network: Network, labelled: bool, scheduler: ScaleSpaceScheduler) -> Guidance:
         """The same guidance with another scale, for steps that are still to come.
 
@@ -141,7 +150,7 @@ class Guidance:
         def run(chosen: Network, state: Tensor, classes: Tensor | None, **others: Tensor) -> Tensor:
             return ask(chosen, state.to(dtype_of(chosen)), time, log_snr, size, classes, **others).float()
 
-        if self.scale == 1 or not self._inside(ratio(scheduler.process.noise, timestep + 1)):
+        if not self.guides(scheduler, timestep):
             return run(network, sample, labels, **conditions)
         if self.model is None:
             assert labels is not None

@@ -90,7 +90,9 @@ def check_batch(network: Network, count: int, device: torch.device | str, lower:
     )
 
 
-def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) -> torch.Tensor:
+def draw(
+    pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int, guidance: Mapping[str, Any] | None = None
+) -> torch.Tensor:
     """Draw pictures together, of a model without classes.
 
     Args:
@@ -98,6 +100,7 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
         numbers: Numbers of the pictures; each depends on the seed and its number alone, up to the rounding of the network.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: Seed of the pictures, 0..2^32 - 1.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
 
     Returns:
         uint8, shape (len(numbers), C, H, W), on the CPU.
@@ -111,6 +114,7 @@ def draw(pipeline: ScaleSpacePipeline, numbers: range, steps: int, seed: int) ->
         num_inference_steps=steps,
         output_type="pt",
         return_dict=False,
+        **(guidance or {}),
     )[0]
     return to_uint8(2 * images - 1).cpu()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flops import path_gflops
+from scalespace.pipelines.guidance import Guidance
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch
 from scalespace.tasks.upscaling import upscale
 
-__all__ = ["Demo", "show"]
+__all__ = ["Demo", "drawing_gflops", "show"]
+
+Size = tuple[int, int]
 
 _GROWING, _MOVING = 4, 16  # pictures of which the way is shown in growth.png and growth.webp
 _LEVELS_UP = 2  # that pictures are enlarged by, if there are so many
@@ -34,8 +38,10 @@ class Demo:
 
     Args:
         pictures: Number of pictures.
-        calls: Network calls a picture, by the (height, width) of the states that they take, from the smallest up.
-        gflops: GFLOPs a picture, a multiply-add counted as two.
+        calls: Network calls a picture, by the (height, width) of the states that they take, from the smallest up; those of a
+            guide are not counted.
+        gflops: GFLOPs a picture, a multiply-add counted as two, with those of the guide.
+        guide_gflops: Those of the guide; 0 without one.
         seconds: Time for drawing all pictures.
         one_level_gflops: GFLOPs a picture in 1000 calls at the full resolution.
         one_level_seconds: Time of those calls for all pictures, from a few that were timed.
@@ -48,8 +54,9 @@ class Demo:
     """
 
     pictures: int
-    calls: dict[tuple[int, int], int]
+    calls: dict[Size, int]
     gflops: float
+    guide_gflops: float
     seconds: float
     one_level_gflops: float
     one_level_seconds: float
@@ -75,6 +82,7 @@ def show(
     num_images: int = 64,
     steps: int = 30,
     seed: int = 0,
+    guidance: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Demo:
     """Draw pictures without classes, write them with their way up, and time them beside calls at the full resolution.
@@ -86,6 +94,8 @@ def show(
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: Seed of the pictures, 0..2^32 - 1.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call, for the pictures drawn
+            from noise; None for no guidance.
         progress: Whether to show bars on stderr.
 
     Raises:
@@ -111,14 +121,14 @@ def show(
         output_type="pt",
         return_dict=False,
         callback_on_step_end=way,
+        **(guidance or {}),
     )[0]
     seconds = time.perf_counter() - begun
-    paths = [
-        (pipeline.scheduler.process.size(t + 1), pipeline.scheduler.target_size(t))
-        for t in pipeline.scheduler.timesteps.tolist()
-    ]
-    calls = {size: sum(path[0] == size for path in paths) for size in dict.fromkeys(path[0] for path in paths)}
-    full = (pipeline.scheduler.image_size, pipeline.scheduler.image_size)
+    scheduler = pipeline.scheduler
+    gflops, guide_gflops = drawing_gflops(pipeline, guidance)
+    states = [scheduler.process.size(t + 1) for t in scheduler.timesteps.tolist()]
+    calls = {size: states.count(size) for size in dict.fromkeys(states)}
+    full = (scheduler.image_size, scheduler.image_size)
     files = {name: folder / name for name in ("grid.png", "growth.png", "growth.webp", "enlarged.png")}
     write_file(files["grid.png"], picture_grid([to_picture(2 * image - 1) for image in images]).save)
     write_file(files["growth.png"], way.first(_GROWING).picture().save)
@@ -128,13 +138,31 @@ def show(
     return Demo(
         num_images,
         calls,
-        sum(path_gflops(pipeline.unet, *path) for path in paths),
+        gflops + guide_gflops,
+        guide_gflops,
         seconds,
         _ONE_LEVEL_CALLS * path_gflops(pipeline.unet, *full),
         _ONE_LEVEL_CALLS * num_images * _full_call_seconds(pipeline),
         *files.values(),
         enlarged_error=error,
     )
+
+
+def drawing_gflops(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any] | None = None) -> tuple[float, float]:
+    """GFLOPs of a picture: of the model, and of its guide.
+
+    Args:
+        pipeline: The model, with its timesteps chosen.
+        guidance: As ``show`` takes it.
+    """
+    scheduler = pipeline.scheduler
+    paths = {t: (scheduler.process.size(t + 1), scheduler.target_size(t)) for t in scheduler.timesteps.tolist()}
+    own = sum(path_gflops(pipeline.unet, *path) for path in paths.values())
+    if not guidance:
+        return own, 0.0
+    worse = guidance["guidance_model"].unet
+    chosen = Guidance(guidance["guidance_scale"], guidance["guidance_interval"], worse)
+    return own, sum(path_gflops(worse, *path) for t, path in paths.items() if chosen.guides(scheduler, t))
 
 
 def _enlarged(pipeline: ScaleSpacePipeline, given: Tensor, steps: int, seed: int) -> tuple[Image.Image, float]:

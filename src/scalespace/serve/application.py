@@ -20,7 +20,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -53,13 +53,16 @@ class _TooLargeError(UserError):
     """More was sent than is read."""
 
 
-def application(pipeline: ScaleSpacePipeline, offer: Offer, line: Line) -> Starlette:
+def application(
+    pipeline: ScaleSpacePipeline, offer: Offer, line: Line, guidance: Mapping[str, Any] | None = None
+) -> Starlette:
     """The server's application.
 
     Args:
         pipeline: The model.
         offer: What it has to offer.
         line: The line that drawings wait in.
+        guidance: As ``Offer.of`` takes it.
     """
     channels = pipeline.unet.in_channels
 
@@ -70,7 +73,7 @@ def application(pipeline: ScaleSpacePipeline, offer: Offer, line: Line) -> Starl
     async def draw_picture(request: Request) -> Response:
         _check_kind(request, "application/json")
         wish = _wish(offer, await _body(request, _MOST_WORDS, "what was asked for"))
-        return _stream(line, wish, offer, lambda watch: draw(pipeline, wish, watch))
+        return _stream(line, wish, offer, lambda watch: draw(pipeline, wish, watch, guidance))
 
     async def of_picture(request: Request, task: Task) -> Response:
         _check_kind(request, "application/octet-stream")

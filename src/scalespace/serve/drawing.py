@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,16 @@ Watcher = Callable[[Callable[[], Stage], tuple[int, int]], bool]
 the time that its files take."""
 
 
-def draw(pipeline: ScaleSpacePipeline, wish: Wish, watch: Watcher) -> Stage | None:
+def draw(
+    pipeline: ScaleSpacePipeline, wish: Wish, watch: Watcher, guidance: Mapping[str, Any] | None = None
+) -> Stage | None:
     """Draw pictures from noise.
 
     Args:
         pipeline: The model, which stays as it is.
         wish: What to draw. Pictures are those that ``scalespace sample`` draws with the same seed.
         watch: Is told of every step.
+        guidance: Arguments guidance_interval and guidance_model of the model's call, if it has a guide.
 
     Returns:
         The finished pictures: at the full resolution, or the last prediction at the level to stop at. None if the watcher
@@ -83,10 +86,10 @@ def draw(pipeline: ScaleSpacePipeline, wish: Wish, watch: Watcher) -> Stage | No
         generator=image_generators(wish.seed, range(wish.pictures)),
         num_inference_steps=wish.steps,
         class_labels=wish.class_label,
-        guidance_scale=wish.guidance,
         output_type="latent",
         return_dict=False,
         callback_on_step_end=after_step,
+        **{**(guidance if guidance and wish.guidance != 1 else {}), "guidance_scale": wish.guidance},
     )[0]
     if stopped:
         return None

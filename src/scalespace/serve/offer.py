@@ -96,6 +96,9 @@ class Offer:
         classes: Names of the classes by their numbers; empty without classes.
         optional_class: Whether the model also draws without a class.
         guided: Whether the model can be guided.
+        guidance: Guidance scale that is asked for unless a visitor changes it; 1 is none.
+        guidance_interval: Smallest and largest sigma / alpha at which there is guidance; None is everywhere.
+        has_guide: Whether a worse model guides it, so that guidance needs no class.
         enlarges: Levels that a picture can be enlarged from, the smallest first.
         varies: Whether variations of a picture can be drawn.
     """
@@ -111,17 +114,23 @@ class Offer:
     classes: tuple[str, ...]
     optional_class: bool
     guided: bool
+    guidance: float
+    guidance_interval: tuple[float, float] | None
+    has_guide: bool
     enlarges: tuple[Size, ...]
     varies: bool
 
     @classmethod
-    def of(cls, pipeline: ScaleSpacePipeline, name: str | None, limits: Limits) -> Offer:
+    def of(
+        cls, pipeline: ScaleSpacePipeline, name: str | None, limits: Limits, guidance: Mapping[str, Any] | None = None
+    ) -> Offer:
         """What a model has to offer.
 
         Args:
             pipeline: The model.
             name: Its name; None for the model of the package.
             limits: Of what is asked for.
+            guidance: Arguments guidance_scale, guidance_interval and guidance_model of its call, if it has a guide.
 
         Raises:
             UserError: If it draws nothing that a page could show from noise alone, or not within the limits.
@@ -157,7 +166,10 @@ class Offer:
             most_pictures=limits.pictures,
             classes=tuple(pipeline.class_names) or tuple(map(str, range(classes))),
             optional_class=network.no_class is not None,
-            guided=network.no_class is not None,
+            guided=network.no_class is not None or guidance is not None,
+            guidance=guidance["guidance_scale"] if guidance else 1.0,
+            guidance_interval=guidance["guidance_interval"] if guidance else None,
+            has_guide=guidance is not None,
             enlarges=sizes[:-1] if channels in _UPLOADED_CHANNELS else (),
             varies=channels in _UPLOADED_CHANNELS,
         )
@@ -194,7 +206,7 @@ class Offer:
         if guidance != 1 and (not self.guided or task != "draw"):
             what = {"draw": "the model", "enlarge": "enlarging", "vary": "varying"}[task]
             raise UserError(f"{what} cannot be guided; set the guidance to 1")
-        if guidance != 1 and label is None:
+        if guidance != 1 and label is None and not self.has_guide:
             raise UserError("guidance needs a class to go towards; choose a class, or set the guidance to 1")
         strength = asked.get("strength") if task == "vary" else 0.5
         if not _is_number(strength) or not 0 <= strength <= 1:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -25,7 +26,12 @@ _LARGEST_PORT = 65535
 
 
 def serve(
-    pipeline: ScaleSpacePipeline, name: str | None, address: tuple[str, int], limits: Limits, say: Callable[[str], None]
+    pipeline: ScaleSpacePipeline,
+    name: str | None,
+    address: tuple[str, int],
+    limits: Limits,
+    say: Callable[[str], None],
+    guidance: Mapping[str, Any] | None = None,
 ) -> None:
     """Serve the page until Ctrl-C.
 
@@ -35,18 +41,19 @@ def serve(
         address: IP address and port to listen at; port 0 is one that is free.
         limits: Of what is asked for.
         say: Is told the page's address once it can be opened.
+        guidance: As ``Offer.of`` takes it.
 
     Raises:
         UserError: If the model cannot be served within the limits, or the address cannot be listened at.
     """
-    offer = Offer.of(pipeline, name, limits)
+    offer = Offer.of(pipeline, name, limits, guidance)
     with listening(*address) as door:
         line = Line(limits.waiting)
         try:
             # The server meets Ctrl-C by ending in good order, and raises it once more after that.
             with suppress(KeyboardInterrupt):
                 say(address_of(door))
-                PageServer(pipeline, offer, line).run(sockets=[door])
+                PageServer(pipeline, offer, line, guidance).run(sockets=[door])
         finally:
             line.close()
 
@@ -58,13 +65,16 @@ class PageServer(uvicorn.Server):
         pipeline: The model.
         offer: What it has to offer.
         line: The line that drawings wait in.
+        guidance: As ``Offer.of`` takes it.
     """
 
-    def __init__(self, pipeline: ScaleSpacePipeline, offer: Offer, line: Line):
+    def __init__(
+        self, pipeline: ScaleSpacePipeline, offer: Offer, line: Line, guidance: Mapping[str, Any] | None = None
+    ):
         self._line = line
         super().__init__(
             uvicorn.Config(
-                application(pipeline, offer, line),
+                application(pipeline, offer, line, guidance),
                 loop="asyncio",
                 http="h11",
                 ws="none",

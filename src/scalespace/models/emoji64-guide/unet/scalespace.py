@@ -1,0 +1,1 @@
+from scalespace import FlexiTransformer, FlexiUNet, PretrainedUNet, ScaleSpacePipeline, ScaleSpaceScheduler
