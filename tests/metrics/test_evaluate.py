@@ -1,8 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import pytest
 import torch
 from tests.metrics.extractors import Blind, Canary, Inception, Maps, Means, saved
 from tests.picture_files import encoded, picture
+from tests.process_groups import run_group
 from tests.small_models import cli_error, given_once
 
 from scalespace import FlexiUNet, ScaleSpacePipeline, ScaleSpaceScheduler
@@ -398,9 +395,6 @@ def test_what_is_wrong_with_the_other_side_is_said_before_drawing(model, capsys,
 
 
 def test_two_processes_share_the_drawing_and_one_reports(model, sides, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = [
         "evaluate",
         model,
@@ -414,18 +408,11 @@ def test_two_processes_share_the_drawing_and_one_reports(model, sides, tmp_path)
         *QUICK,
         "--json",
     ]
-    program = [sys.executable, "-c", "from scalespace.cli import main; main()", *words]
-
-    def start(**environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
-
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [start(RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(2)]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    assert outputs[1] == ""
-    alone = json.loads(start().communicate(timeout=300)[0])
-    for row, expected in zip(json.loads(outputs[0])["metrics"], alone["metrics"], strict=True):
+    both, alone = run_group(2, words, tmp_path / "both"), run_group(1, words, tmp_path / "alone")
+    assert [process.code for process in (*both, *alone)] == [0, 0, 0]
+    assert both[1].out == ""
+    told = [json.loads(processes[0].out)["metrics"] for processes in (both, alone)]
+    for row, expected in zip(*told, strict=True):
         assert row["counts"] == [9, 30]
         assert row["value"] == pytest.approx(expected["value"], rel=0.02)
 

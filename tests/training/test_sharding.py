@@ -18,9 +18,10 @@ from scalespace.training.sharded.setting import with_sharding
 RUN = (
     *("--network.base-channels", "12", "--network.blocks-per-level", "1", "--mixed-precision", "no"),
     *("--learning-rate", "1e-3", "--gradient-clip", "0.5", "--batch-size", "3", "--change-share", "0.3"),
-    *("--checkpoint-every", "10", "--average-every", "20", "--sample-every", "10", "--sample-images", "1"),
+    *("--checkpoint-every", "4", "--average-every", "8", "--sample-every", "4", "--sample-images", "1"),
     *("--sample-steps", "3", "--micro-batch", "1"),
 )
+STEPS = 8
 SHARDED = ("--sharding", "fsdp2")
 MEASURED = """
 import sys
@@ -40,14 +41,14 @@ Trainer.step = step
 """
 
 
-def train(count: int, run: Path, *more: str, steps: int = 20, harm: str = "") -> list[str]:
+def train(count: int, run: Path, *more: str, steps: int = STEPS, harm: str = "") -> list[str]:
     line = train_words(run, *RUN, "--max-steps", str(steps), *more)
     ended = run_group(count, line, run.parent / "prints", harm)
     assert [process.code for process in ended] == [0] * count, ended
     return [process.errors for process in ended]
 
 
-def files(run: Path, step: int = 20) -> dict[str, dict[str, torch.Tensor]]:
+def files(run: Path, step: int = STEPS) -> dict[str, dict[str, torch.Tensor]]:
     folder = run / f"checkpoints/step-{step:08d}"
     snapshot = run / f"averages/step-{step:08d}.safetensors"
     names = [*folder.glob("*.safetensors"), snapshot, *run.glob("model/**/*.safetensors")]
@@ -72,7 +73,8 @@ def assert_same(run: Path, alone: Path) -> None:
     for name in left:
         # Snapshots are kept in half precision.
         assert_close(left[name], right[name], rtol=1e-3 if "averages" in name else 0, atol=1e-5)
-    moments = [torch.load(folder / "checkpoints/step-00000020/optimizer.bin")["state"] for folder in (run, alone)]
+    newest = f"checkpoints/step-{STEPS:08d}"
+    moments = [torch.load(folder / newest / "optimizer.bin")["state"] for folder in (run, alone)]
     assert_close(*moments, rtol=1e-3, atol=1e-5)
 
 
@@ -82,7 +84,7 @@ def test_shards_are_half_each_and_train_the_run_of_one(alone, tmp_path):
     assert [float(word) for word in told[0].split()[-2:]] == pytest.approx([0.5, 0.5], abs=0.02), told
     assert_same(tmp_path / "run", alone)
     assert names(tmp_path / "run") == names(alone)
-    grids = [folder / "samples/step-00000010.png" for folder in (tmp_path / "run", alone)]
+    grids = [folder / "samples/step-00000004.png" for folder in (tmp_path / "run", alone)]
     assert grids[0].read_bytes() == grids[1].read_bytes()
     logs = [
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -96,7 +98,7 @@ def test_shards_are_half_each_and_train_the_run_of_one(alone, tmp_path):
 def test_a_run_goes_on_with_and_without_shards(alone, tmp_path):
     run = tmp_path / "run"
     train(2, run, *SHARDED, steps=4)
-    train(1, run, steps=14)
+    train(1, run, steps=6)
     train(2, run, *SHARDED, "--gradient-checkpointing")
     assert_same(run, alone)
 
