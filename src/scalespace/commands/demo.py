@@ -27,7 +27,7 @@ class Arguments:
     seed: int = 0
     """Seed of the pictures."""
     guidance: bool = True
-    """Guide the model by the smaller one that comes with it, where pictures are small."""
+    """Guide the model by the smaller one that comes with it, for clearer pictures."""
     device: str = "auto"
     """Device to run on: cpu, cuda, mps and so on. auto takes an accelerator if there is one."""
     json: bool = False

@@ -136,7 +136,7 @@ def run(words: list[str]) -> None:
 
     example: scalespace sample --output emoji
 
-    example: scalespace sample --guidance-scale 2 --guidance-interval 1.2 1000 --output guided-emoji
+    example: scalespace sample --guidance-scale 2.5 --guidance-interval 0.2 1000 --output guided-emoji
     """
     given = read(Arguments, words, run)
     from scalespace.pipelines.sampling import sample_to_files, use_solver
