@@ -129,6 +129,7 @@ def test_cached_and_uncached_data_are_the_same(tmp_path, place):
 
 @pytest.mark.parametrize(("place", "start"), [("data", "fork"), ("data.zip", "fork"), ("data.zip", "spawn")])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
 def test_workers_read_what_the_main_process_reads(tmp_path, place, start):
     data_set = quietly(fill(tmp_path / place, numbered(24)), cache_bytes=0, on_bad=lambda bad: None)
     expected = data_set.batch(range(24))[0]
