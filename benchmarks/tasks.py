@@ -4,16 +4,17 @@
     python -m benchmarks.tasks invert --heldout emoji64-heldout.zip
     python -m benchmarks.tasks exact
 
-``upscale`` brings held-out pictures to 16 pixels and enlarges them by the model and by bicubic interpolation: how far both are
-from the small pictures when they are brought down again, and from the pictures as they were. ``invert`` inverts pictures and
-draws them again, and ``exact`` does so with the exact denoiser of Gaussian pictures. Each writes a table, and the first a sheet
-of pictures, to docs/results.
+``upscale`` brings held-out pictures to 16 pixels and enlarges them by the model, without its guide and with it, and by bicubic
+interpolation: how far all are from the small pictures when they are brought down again, and from the pictures as they were.
+``invert`` inverts pictures and draws them again, and ``exact`` does so with the exact denoiser of Gaussian pictures. Each
+writes a table, and the first a sheet of pictures, to docs/results.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from scalespace.metrics.features import extract
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.picture_distances import spectrum_distance
 from scalespace.pipelines.pictures import image_generators, to_uint8
+from scalespace.pipelines.shipped import load_shipped_guide, shipped_guidance
 from scalespace.reports.provenance import provenance, typed
 from scalespace.reports.table import Column, Table
 from scalespace.tasks.inversion import inverted, redrawn
@@ -75,17 +77,13 @@ def of_upscale(given: argparse.Namespace) -> tuple[tuple[Column, ...], list[tupl
     pipeline.set_progress_bar_config(disable=True)
     full = heldout(given, pipeline)
     small = rounded(brought_down(pipeline, full, SMALL))
-    drawn = []
-    for first in range(0, len(small), _BATCH):
-        part = small[first : first + _BATCH]
-        generators = image_generators(given.seed, range(first, first + len(part)))
-        drawn.append(2 * upscale(pipeline, part, generator=generators, num_inference_steps=given.steps) - 1)
-        print(first + len(part), flush=True)
+    drawn = _upscaled(given, pipeline, small, None)
+    guided = _upscaled(given, pipeline, small, shipped_guidance(load_shipped_guide()))
     bicubic = torch.stack([_enlarged(one, Image.Resampling.BICUBIC) for one in small])
     extractor = EfficientNetFeatures()
     features = extract(extractor, to_uint8(full), progress=False)
     rows = []
-    for name, side in (("the model", rounded(torch.cat(drawn))), ("bicubic", bicubic)):
+    for name, side in (("the model", drawn), ("the model, guided", guided), ("bicubic", bicubic)):
         theirs = extract(extractor, to_uint8(side), progress=False)
         rows.append(
             (
@@ -103,7 +101,7 @@ def of_upscale(given: argparse.Namespace) -> tuple[tuple[Column, ...], list[tupl
         for picture in (
             _large(small[i]),
             to_picture(bicubic[i]),
-            to_picture(torch.cat(drawn)[i]),
+            to_picture(guided[i]),
             to_picture(full[i]),
         )
     ]
@@ -123,6 +121,18 @@ def of_upscale(given: argparse.Namespace) -> tuple[tuple[Column, ...], list[tupl
         "distance and the spectrum as sets, the last two columns each picture with its own.",
     )
     return columns, rows, notes
+
+
+def _upscaled(given: argparse.Namespace, pipeline: Any, small: Tensor, guidance: Mapping[str, Any] | None) -> Tensor:
+    drawn = []
+    for first in range(0, len(small), _BATCH):
+        part = small[first : first + _BATCH]
+        generators = image_generators(given.seed, range(first, first + len(part)))
+        drawn.append(
+            2 * upscale(pipeline, part, generator=generators, num_inference_steps=given.steps, guidance=guidance) - 1
+        )
+        print(first + len(part), flush=True)
+    return rounded(torch.cat(drawn))
 
 
 def of_invert(given: argparse.Namespace) -> tuple[tuple[Column, ...], list[tuple[Any, ...]], tuple[str, ...]]:

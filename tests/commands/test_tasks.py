@@ -101,6 +101,31 @@ def test_inpaint_keeps_what_is_black_in_the_mask(tmp_path, capsys):
     assert "drawn      14.1 % of the pixels" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("task", ["upscale", "vary", "inpaint"])
+def test_a_guide_is_named_and_recorded(task: str, tmp_path, capsys):
+    guide = ScaleSpacePipeline(small_network(1), small_pipeline().scheduler)
+    guide.save_pretrained(tmp_path / "guide")
+    words = [task, *TAKES[task], *COMMON]
+    main([*words, str(tmp_path / "plain")])
+    by = ["--guidance-model", str(tmp_path / "guide")]
+    scaled = ["--guidance-scale", "3", "--guidance-interval", "0.5", "1000"]
+    main([*words, str(tmp_path / "guided"), *scaled, *by, "--json"])
+    first = next((tmp_path / "guided").glob("000000*.png"))
+    assert (_pixels(first) != _pixels(tmp_path / "plain" / first.name)).any()
+    with Image.open(first) as picture:
+        facts = json.loads(picture.info["scalespace"])
+    assert (facts["guidance-scale"], facts["guidance-interval"]) == (3, [0.5, 1000])
+    assert "guidance-model" in facts
+    capsys.readouterr()
+    for options, sentence in (
+        (by, "--guidance-model has no effect without guidance"),
+        (scaled, "which can only be guided by a worse model"),
+        ([*scaled[:2], "--guidance-interval", "999", "1000", *by], "holds none of the"),
+    ):
+        assert sentence in cli_error(capsys, [*words, str(tmp_path / "refused"), *options])
+        assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize("guidance", ["ddrm", "pigdm", "mmps"])
 def test_restore_agrees_with_what_was_measured(guidance: str, tmp_path, capsys):
     words = ["restore", "small", "--factor", "2", "--noise", "0.5", "--guidance", guidance, *COMMON]

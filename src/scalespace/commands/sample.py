@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from scalespace.commands.options.drawing import GUIDED, DrawingOptions
+from scalespace.commands.options.drawing import GUIDED, DrawingOptions, guidance_chosen
 from scalespace.commands.options.loading import Loading
-from scalespace.commands.parsing import device_named, dtype_named, read, say
+from scalespace.commands.parsing import device_named, read, say
 from scalespace.data.classes import listed
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError, cause
@@ -107,21 +107,6 @@ class Arguments(Loading, _Drawing):
         """The pipeline that draws and, where there is one, that which enlarges what it has drawn."""
         return self.loaded[: 1 if self.upsample is None else 2]
 
-    def guidance(self) -> dict[str, Any]:
-        """How the model that draws is guided, as arguments of its call. That of the package has a guide of its own."""
-        from scalespace.pipelines.shipped import load_shipped_guide
-
-        guide = None
-        if self.guidance_model is not None:
-            guide = self.loaded[-1]
-        elif self.model is None and self.guidance_scale != 1:
-            guide = load_shipped_guide(variant=self.variant, dtype=dtype_named(self.dtype))
-        return {
-            "guidance_scale": self.guidance_scale,
-            "guidance_interval": self.guidance_interval,
-            "guidance_model": guide,
-        }
-
 
 def run(words: list[str]) -> None:
     """Draw pictures from a trained model, and write them as PNG files and as one grid, or as one .npz file.
@@ -154,9 +139,6 @@ def run(words: list[str]) -> None:
         except ValueError as error:
             raise UserError(cause(error)) from error
         model.to(device_named(given.device))
-    guidance = given.guidance()
-    if guidance["guidance_model"] is not None:
-        guidance["guidance_model"].to(device_named(given.device))
     processes = join()
     batches = -(-given.num_images // max(given.batch_size, 1))
     if 0 < batches < processes.count and not given.json:
@@ -175,7 +157,7 @@ def run(words: list[str]) -> None:
         progress=not given.quiet,
         upsample=others[0] if others else None,
         processes=processes,
-        guidance=guidance,
+        guidance=guidance_chosen(given),
         stop_at_size=given.stop_at_size,
         preview=None if given.preview is None else Path(given.preview),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ def rest_of_chain(
     generator: Generators,
     class_labels: ClassLabels | None,
     after_step: StepCallback | None = None,
+    guidance: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """The state that the steps from a given one on lead to, about -1..1.
 
@@ -68,6 +69,7 @@ def rest_of_chain(
         generator: Source of all noise.
         class_labels: As the pipeline takes them.
         after_step: ``callback_on_step_end`` of the pipeline.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the pipeline's call; None for no guidance.
     """
     rest = ScaleSpacePipeline(pipeline.unet, scheduler)
     # Names of classes are the model's.
@@ -81,6 +83,7 @@ def rest_of_chain(
         latents=state,
         timesteps=timesteps,
         callback_on_step_end=after_step,
+        **(guidance or {}),
     )[0]
     return found
 

@@ -61,6 +61,8 @@ def draw_into(
     seed: int,
     batch_size: int,
     facts: Mapping[str, Any],
+    others: Mapping[str, ScaleSpacePipeline | None] | None = None,
+    copies: int = 1,
     progress: bool = True,
     look: Callable[[Tensor, Tensor], None] = lambda given, drawn: None,
 ) -> Drawn:
@@ -77,6 +79,8 @@ def draw_into(
         seed: Seed of the pictures, 0..2^32 - 1.
         batch_size: Number of pictures drawn together.
         facts: What is written into every file, besides model and seed.
+        others: Other models that have a part in it, by their parts, which are written into every file too.
+        copies: How often the network runs on every picture at once.
         progress: Whether work of more than two seconds shows a bar on stderr.
         look: Is shown every batch, as given in [-1, 1] and as drawn in [0, 1].
 
@@ -86,8 +90,8 @@ def draw_into(
     if not 1 <= variations <= _MOST:
         raise UserError(f"--variations is {variations}; give a number from 1 to {_MOST}")
     count = len(given) * variations
-    _check_room(folder, count, pipeline, seed, batch_size, "give a smaller --variations")
-    drawn_by = DrawnBy.of(pipeline, {}, {**facts, "seed": seed})
+    _check_room(folder, count, pipeline, seed, batch_size, "give a smaller --variations", copies)
+    drawn_by = DrawnBy.of(pipeline, others or {}, {**facts, "seed": seed})
     rows: list[list[Image.Image]] = []
     bar = progress_bar(count, "drawing", "pictures", progress)
     with bar:
@@ -208,7 +212,9 @@ def _refusals() -> Iterator[None]:
         raise UserError(cause(error)) from error
 
 
-def _check_room(folder: Path, count: int, pipeline: ScaleSpacePipeline, seed: int, batch_size: int, lower: str) -> None:
+def _check_room(
+    folder: Path, count: int, pipeline: ScaleSpacePipeline, seed: int, batch_size: int, lower: str, copies: int = 1
+) -> None:
     """Refuse what cannot be drawn into a folder, before it is begun."""
     _check_empty(folder)
     if batch_size < 1:
@@ -216,7 +222,7 @@ def _check_room(folder: Path, count: int, pipeline: ScaleSpacePipeline, seed: in
     with _refusals():
         image_generators(seed, ())
     check_disk(f"{count:,} pictures", folder, count, 0, f"{lower}, or another --output")
-    check_batch(pipeline.unet, min(batch_size, count), pipeline.device, "lower --batch-size")
+    check_batch(pipeline.unet, copies * min(batch_size, count), pipeline.device, "lower --batch-size")
 
 
 def _check_empty(folder: Path) -> None:

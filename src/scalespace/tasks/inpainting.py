@@ -23,6 +23,7 @@ putting them into predictions, Wang, Yu and Zhang 2022, DDNM (arXiv 2212.00490).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from scalespace.diffusion.prediction import Prediction
 from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import Separable
 from scalespace.operators.singular import dense
+from scalespace.pipelines.guidance import Guidance, check_guide
 from scalespace.pipelines.labels import ClassLabels
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -112,6 +114,7 @@ def inpaint(
     generator: Generators = None,
     num_inference_steps: int = 50,
     class_labels: ClassLabels | None = None,
+    guidance: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Draw the unknown pixels of pictures.
 
@@ -124,6 +127,7 @@ def inpaint(
         generator: Source of all noise; a list has one for each picture.
         num_inference_steps: Steps of a chain, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         class_labels: As the pipeline takes them, if the network has classes.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the pipeline's call; None for no guidance.
 
     Returns:
         Pictures in [0, 1], shape (B, C, H, W), with the known pixels as they were.
@@ -139,6 +143,7 @@ def inpaint(
         raise ValueError(f"resamplings is {resamplings} and jump {jump}; give at least 0 and at least 1")
     mask = _mask(known, given)
     scheduler.set_timesteps(num_inference_steps)
+    chosen = _guidance(pipeline, scheduler, guidance or {}, class_labels is not None)
     context = Context(degradation, given, mask).by_size()
     scheduler.prediction = _PutIn(scheduler.process.noise, scheduler.prediction, context)
     start = int(scheduler.timesteps[0]) + 1
@@ -146,6 +151,11 @@ def inpaint(
     points = [*scheduler.timesteps.tolist(), -1]
     if resamplings == 0:
         jump = len(points)
+
+    def guided(stretch: Sequence[int]) -> Mapping[str, Any] | None:
+        # The whole chain has steps inside the interval, but a stretch of it need not.
+        return guidance if any(chosen.guides(scheduler, timestep) for timestep in stretch) else None
+
     for first in range(0, len(points) - 1, jump):
         last = min(first + jump, len(points) - 1)
         for repetition in range(resamplings + 1):
@@ -153,8 +163,20 @@ def inpaint(
                 up = scheduler.process.transition(state, points[last] + 1, points[first] + 1)
                 state = up.draw(_noise(given, scheduler.process.size(points[first] + 1), generator))
             steps = _Known(scheduler, context, generator, last - first)
-            state = rest_of_chain(pipeline, scheduler, state, points[first:-1], generator, class_labels, steps)
+            state = rest_of_chain(
+                pipeline, scheduler, state, points[first:-1], generator, class_labels, steps, guided(points[first:last])
+            )
     return shown(state)
+
+
+def _guidance(
+    pipeline: ScaleSpacePipeline, scheduler: ScaleSpaceScheduler, given: Mapping[str, Any], labelled: bool
+) -> Guidance:
+    """The guidance, if it is any for the whole chain."""
+    worse = check_guide(given.get("guidance_model"), ScaleSpacePipeline, pipeline.unet, scheduler)
+    chosen = Guidance(given.get("guidance_scale", 1.0), given.get("guidance_interval"), worse)
+    chosen.check(pipeline.unet, labelled, scheduler)
+    return chosen
 
 
 class _Known:

@@ -13,7 +13,9 @@ Source of the replacement: Wang, Yu and Zhang 2022, DDNM (arXiv 2212.00490), her
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -81,6 +83,7 @@ def upscale(
     num_inference_steps: int = 50,
     class_labels: ClassLabels | None = None,
     after_step: StepCallback | None = None,
+    guidance: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Draw large pictures of which small ones are given. Several of one picture are variations of it.
 
@@ -92,6 +95,7 @@ def upscale(
             resolution of the pictures up are taken.
         class_labels: As the pipeline takes them, if the network has classes.
         after_step: ``callback_on_step_end`` of the pipeline, for the steps that are taken.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the pipeline's call; None for no guidance.
 
     Returns:
         Pictures in [0, 1], shape (B, C, H, W).
@@ -115,4 +119,4 @@ def upscale(
     due = [timestep for timestep in scheduler.timesteps.tolist() if timestep < start]
     scheduler.prediction = Consistent(process.noise, scheduler.prediction, process.degradation, small, start)
     state = process.noise.alpha(start) * small + process.noise.sigma(start) * noise
-    return shown(rest_of_chain(pipeline, scheduler, state, due, generator, class_labels, after_step))
+    return shown(rest_of_chain(pipeline, scheduler, state, due, generator, class_labels, after_step, guidance))

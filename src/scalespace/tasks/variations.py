@@ -11,6 +11,8 @@ Source: Meng et al. 2021, SDEdit (arXiv 2108.01073); in a chain of resolutions t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -45,6 +47,7 @@ def vary(
     num_inference_steps: int = 50,
     class_labels: ClassLabels | None = None,
     after_step: StepCallback | None = None,
+    guidance: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Draw variations of pictures.
 
@@ -57,6 +60,7 @@ def vary(
             that is gone to are taken.
         class_labels: As the pipeline takes them, if the network has classes.
         after_step: ``callback_on_step_end`` of the pipeline, for the steps that are taken.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the pipeline's call; None for no guidance.
 
     Returns:
         Pictures in [0, 1], shape (B, C, H, W).
@@ -73,4 +77,6 @@ def vary(
     noise = randn_tensor(tuple(marginal.mean.shape), generator=generator, device=given.device, dtype=given.dtype)
     # The point itself, since what the picture is left with should not depend on the steps.
     due = [t - 1, *(timestep for timestep in scheduler.timesteps.tolist() if timestep < t - 1)]
-    return shown(rest_of_chain(pipeline, scheduler, marginal.draw(noise), due, generator, class_labels, after_step))
+    return shown(
+        rest_of_chain(pipeline, scheduler, marginal.draw(noise), due, generator, class_labels, after_step, guidance)
+    )

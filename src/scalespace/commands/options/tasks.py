@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
+from scalespace.commands.options.drawing import GUIDED, GuidanceOptions, guidance_chosen
 from scalespace.commands.options.loading import Loading
 from scalespace.commands.parsing import device_named, say
 from scalespace.effects import Need, Needs
@@ -15,7 +17,7 @@ from scalespace.errors import UserError, cause
 from scalespace.files import OutputFolder
 from scalespace.training.configuration import SolverName
 
-__all__ = ["Difference", "ModelOptions", "Variations", "report"]
+__all__ = ["Difference", "Guided", "ModelOptions", "Variations", "report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,50 @@ class Variations(ModelOptions):
     """Number of pictures that are drawn for each."""
     solver: SolverName | None = None
     """Solver that takes the steps. None takes the model's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(GuidanceOptions, Variations):
+    """Several pictures of one, guided."""
+
+    needs: ClassVar[Needs] = {
+        **Variations.needs,
+        "guidance_interval": (GUIDED,),
+        "guidance_model": (GUIDED,),
+    }
+
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        return (self.model, *(() if self.guidance_model is None else (self.guidance_model,)))
+
+    @cached_property
+    def guidance(self) -> dict[str, Any]:
+        """How the model is guided, as arguments of its call."""
+        return guidance_chosen(self)
+
+    def ready(self, solver: str | None = None) -> Any:
+        """The model as ``ModelOptions.ready`` gives it, which can be guided so.
+
+        Raises:
+            UserError: If a choice does not fit the model.
+        """
+        from scalespace.pipelines.sampling import check_guidance
+
+        pipeline = super().ready(solver)
+        try:
+            check_guidance(pipeline, self.guidance)
+        except ValueError as error:
+            raise UserError(cause(error)) from error
+        return pipeline
+
+    def drawing(self, **facts: Any) -> dict[str, Any]:
+        """As of ``ModelOptions``, with the guidance among the facts."""
+        from scalespace.pipelines.sampling import check_guidance
+
+        guided = check_guidance(self.pipeline, self.guidance)
+        others = {"guidance-model": self.guidance["guidance_model"]}
+        # Guidance by the model itself runs it on twice the pictures.
+        return super().drawing(**facts, **guided) | {"others": others, "copies": 2 if guided else 1}
 
 
 def report(files: Any, output: str, told: Mapping[str, Any], as_json: bool, lines: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from scalespace.commands.options.tasks import ModelOptions, Variations, report
+from scalespace.commands.options.tasks import Guided, report
 from scalespace.commands.parsing import read
 from scalespace.effects import Need, Needs
 from scalespace.errors import UserError
@@ -17,7 +17,7 @@ __all__ = ["Arguments", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Variations):
+class Arguments(Guided):
     """The options of the command."""
 
     picture: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PICTURE")]
@@ -30,7 +30,7 @@ class Arguments(Variations):
     """Only with --resamplings: number of steps of a stretch."""
 
     needs: ClassVar[Needs] = {
-        **ModelOptions.needs,
+        **Guided.needs,
         "jump": (Need(lambda given: given.resamplings > 0, "without resampling", "give --resamplings"),),
     }
 
@@ -68,6 +68,7 @@ def run(words: list[str]) -> None:
             generator=generators,
             num_inference_steps=given.steps,
             class_labels=given.label,
+            guidance=given.guidance,
         ),
         variations=given.variations,
         **given.drawing(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from scalespace.commands.options.tasks import Difference, Variations, report
+from scalespace.commands.options.tasks import Difference, Guided, report
 from scalespace.commands.parsing import read
 from scalespace.errors import UserError, cause
 
@@ -16,7 +16,7 @@ __all__ = ["Arguments", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Variations):
+class Arguments(Guided):
     """The options of the command."""
 
     pictures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PICTURES")]
@@ -50,7 +50,12 @@ def run(words: list[str]) -> None:
         pictures,
         pipeline,
         lambda small, generators: upscale(
-            pipeline, small, generator=generators, num_inference_steps=given.steps, class_labels=given.label
+            pipeline,
+            small,
+            generator=generators,
+            num_inference_steps=given.steps,
+            class_labels=given.label,
+            guidance=given.guidance,
         ),
         variations=given.variations,
         # What is in the files is compared, and not what was rounded to it.
