@@ -45,7 +45,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(built):
         "__init__.pyi",
         "reports/run_page.html",
         "models/emoji64/unet/diffusion_pytorch_model.safetensors",
-        "models/emoji64-guide/unet/diffusion_pytorch_model.safetensors",
+        "models/emoji64_guide/unet/diffusion_pytorch_model.safetensors",
     )
     assert {f"scalespace/{name}" for name in needed} <= held
     assert not any(part.startswith("test") for name in held for part in Path(name).parts)

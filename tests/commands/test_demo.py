@@ -38,7 +38,7 @@ def shipped(tmp_path, monkeypatch) -> Path:
     scheduler = small_scheduler(solver="corrected", timestep_spacing="log_snr")
     ScaleSpacePipeline(small_network(), scheduler).save_pretrained(folder)
     guide = ScaleSpacePipeline(small_network(1, base_channels=4, attention_heads=1), scheduler)
-    guide.save_pretrained(folder.with_name("small-guide"))
+    guide.save_pretrained(folder.with_name("small_guide"))
     Image.fromarray(np.random.default_rng(0).integers(256, size=(8, 3 * 8, 3), dtype=np.uint8)).save(folder / HELDOUT)
     monkeypatch.setattr("scalespace.pipelines.shipped.SHIPPED", folder)
     return folder
@@ -83,7 +83,7 @@ def test_the_demo_draws_what_sample_draws_with_the_guide(shipped, tmp_path, caps
     # The demo computes in bfloat16 where the machine does.
     dtype = ["--dtype", "bfloat16"] if computes_bf16(torch.device("cpu")) else []
     scale = ["--guidance-scale", "2.5", "--guidance-interval", "0.2", "1000"]
-    named = [str(shipped), *scale, "--guidance-model", str(shipped.with_name("small-guide"))]
+    named = [str(shipped), *scale, "--guidance-model", str(shipped.with_name("small_guide"))]
     for name, options in (("own", scale), ("named", named), ("none", [])):
         main(["sample", *options, "--output", str(tmp_path / name), *words, *dtype])
     grids = {
@@ -145,7 +145,7 @@ def test_a_damaged_shipped_model_is_said_with_the_way_out(harm: str, command, sh
 
 
 def test_a_damaged_guide_is_said_where_it_is_wanted(shipped, tmp_path, capsys):
-    shutil.rmtree(shipped.with_name("small-guide"))
+    shutil.rmtree(shipped.with_name("small_guide"))
     words = ["--output", str(tmp_path / "out"), "--num-images", "1", "--steps", "8", "--quiet"]
     for command in (["demo"], ["sample", "--guidance-scale", "2"]):
         error = cli_error(capsys, [*command, *words])

@@ -70,7 +70,7 @@ def load_shipped_guide(*, variant: str | None = None, dtype: torch.dtype = torch
 
 def guide_folder() -> Path:
     """Folder of the guide."""
-    return SHIPPED.with_name(f"{SHIPPED.name}-guide")
+    return SHIPPED.with_name(f"{SHIPPED.name}_guide")
 
 
 def shipped_guidance(guide: ScaleSpacePipeline) -> dict[str, Any]:
