@@ -147,7 +147,8 @@ def test_wishes_that_a_model_has_no_use_for_are_refused(offer: Offer):
         plain.wish(WISH)
     with pytest.raises(UserError, match="the model cannot be guided"):
         plain.wish(WISH | {"class": None, "guidance": 2})
-    assert offer.wish(WISH | {"size": "4x4", "guidance": 2}, "enlarge").guidance == 2
+    with pytest.raises(UserError, match="enlarging cannot be guided"):
+        offer.wish(WISH | {"size": "4x4", "guidance": 2}, "enlarge")
     with pytest.raises(UserError, match="the size must be one of 4x4"):
         offer.wish(WISH, "enlarge")
     with pytest.raises(UserError, match="the class must be one"):

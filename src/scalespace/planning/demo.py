@@ -94,7 +94,8 @@ def show(
         num_images: Number of pictures.
         steps: Sampling steps, as ``ScaleSpaceScheduler.set_timesteps`` takes them.
         seed: Seed of the pictures, 0..2^32 - 1.
-        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call; None for no guidance.
+        guidance: Arguments guidance_scale, guidance_interval and guidance_model of the model's call, for the pictures drawn
+            from noise; None for no guidance.
         progress: Whether to show bars on stderr.
 
     Raises:
@@ -132,7 +133,7 @@ def show(
     write_file(files["grid.png"], picture_grid([to_picture(2 * image - 1) for image in images]).save)
     write_file(files["growth.png"], way.first(_GROWING).picture().save)
     write_file(files["growth.webp"], way.first(_MOVING).save_animation)
-    sheet, error = _enlarged(pipeline, given, steps, seed, guidance)
+    sheet, error = _enlarged(pipeline, given, steps, seed)
     write_file(files["enlarged.png"], sheet.save)
     return Demo(
         num_images,
@@ -164,17 +165,14 @@ def drawing_gflops(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any] | N
     return own, sum(path_gflops(worse, *path) for t, path in paths.items() if chosen.guides(scheduler, t))
 
 
-def _enlarged(
-    pipeline: ScaleSpacePipeline, given: Tensor, steps: int, seed: int, guidance: Mapping[str, Any] | None
-) -> tuple[Image.Image, float]:
+def _enlarged(pipeline: ScaleSpacePipeline, given: Tensor, steps: int, seed: int) -> tuple[Image.Image, float]:
     """Rows of pictures: small, enlarged by bicubic interpolation, enlarged twice by the model, and as they were."""
     process = pipeline.scheduler.process
     down = process.degradation.operator(0, process.degradation.jumps[:_LEVELS_UP][-1])
     small = down(given)
     twice = small.repeat(2, 1, 1, 1)
     generators = image_generators(seed, range(len(twice)))
-    images = upscale(pipeline, twice, generator=generators, num_inference_steps=steps, guidance=guidance)
-    drawn = 2 * images.cpu() - 1
+    drawn = 2 * upscale(pipeline, twice, generator=generators, num_inference_steps=steps).cpu() - 1
     size = process.size(0)[::-1]
     rows = [to_picture(one).resize(size, Image.Resampling.NEAREST) for one in small]
     rows += [to_picture(one).resize(size, Image.Resampling.BICUBIC) for one in small]

@@ -85,9 +85,7 @@ def application(
             # In its turn, so that several large pictures are never decoded at once.
             picture = small_picture(data, wish.size, channels)
             return (
-                enlarge(pipeline, picture, wish, watch, guidance)
-                if task == "enlarge"
-                else vary(pipeline, picture, wish, watch)
+                enlarge(pipeline, picture, wish, watch) if task == "enlarge" else vary(pipeline, picture, wish, watch)
             )
 
         return _stream(line, wish, offer, work)

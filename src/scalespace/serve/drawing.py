@@ -89,7 +89,7 @@ def draw(
         output_type="latent",
         return_dict=False,
         callback_on_step_end=after_step,
-        **_guidance(wish, guidance),
+        **{**(guidance if guidance and wish.guidance != 1 else {}), "guidance_scale": wish.guidance},
     )[0]
     if stopped:
         return None
@@ -99,13 +99,7 @@ def draw(
     return _stage(found, own.num_timesteps, own.num_timesteps, last=True)
 
 
-def enlarge(
-    pipeline: ScaleSpacePipeline,
-    small: Tensor,
-    wish: Wish,
-    watch: Watcher,
-    guidance: Mapping[str, Any] | None = None,
-) -> Stage | None:
+def enlarge(pipeline: ScaleSpacePipeline, small: Tensor, wish: Wish, watch: Watcher) -> Stage | None:
     """Draw large pictures of which a small one is given; several of them are variations.
 
     Args:
@@ -113,7 +107,6 @@ def enlarge(
         small: The small picture in [-1, 1], shape (1, C, *wish.size).
         wish: What to draw.
         watch: Is told of the small picture, before the first step, and of every step.
-        guidance: As ``draw`` takes it.
 
     Returns:
         The finished pictures; None if the watcher wanted no more.
@@ -121,12 +114,11 @@ def enlarge(
     Raises:
         ValueError: If the wish does not fit the model.
     """
-    task = functools.partial(scalespace.upscale, guidance=_guidance(wish, guidance))
-    return _of_picture(pipeline, small, wish, watch, task)
+    return _of_picture(pipeline, small, wish, watch, scalespace.upscale)
 
 
 def vary(pipeline: ScaleSpacePipeline, picture: Tensor, wish: Wish, watch: Watcher) -> Stage | None:
-    """Draw variations of a picture; arguments and errors as ``enlarge``, with a picture of the full size and no guidance."""
+    """Draw variations of a picture; arguments and errors as ``enlarge``, with a picture of the full size."""
     return _of_picture(pipeline, picture, wish, watch, functools.partial(scalespace.vary, strength=wish.strength))
 
 
@@ -157,11 +149,6 @@ def _of_picture(
         after_step=after_step,
     )
     return None if stopped else _stage(2 * images - 1, max(1, taken), max(1, taken), last=True)
-
-
-def _guidance(wish: Wish, guidance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments of the model's call: with scale 1 there is nothing to be guided by."""
-    return {**(guidance if guidance and wish.guidance != 1 else {}), "guidance_scale": wish.guidance}
 
 
 def _own(pipeline: ScaleSpacePipeline, solver: str) -> ScaleSpacePipeline:

@@ -203,8 +203,8 @@ class Offer:
         guidance = asked.get("guidance", 1)
         if not _is_number(guidance) or not 1 <= guidance <= _LARGEST_GUIDANCE:
             raise UserError(f"the guidance must be a number from 1 to {_LARGEST_GUIDANCE:g}")
-        if guidance != 1 and (not self.guided or task == "vary"):
-            what = "varying" if task == "vary" else "the model"
+        if guidance != 1 and (not self.guided or task != "draw"):
+            what = {"draw": "the model", "enlarge": "enlarging", "vary": "varying"}[task]
             raise UserError(f"{what} cannot be guided; set the guidance to 1")
         if guidance != 1 and label is None and not self.has_guide:
             raise UserError("guidance needs a class to go towards; choose a class, or set the guidance to 1")
