@@ -21,7 +21,7 @@ from scalespace.pipelines.shipped import load_heldout, load_shipped_guide, shipp
 
 __all__ = ["main"]
 
-_STEPS, _PICTURES, _SEED = 20, 2, 0
+_STEPS, _PICTURES, _SEED = 30, 4, 1
 _HALF = 10  # network calls
 _PATIENCE = 900  # seconds that a drawing may take
 _FIRST_LEVEL = "document.querySelector('#levels img').src"

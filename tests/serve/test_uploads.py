@@ -6,12 +6,15 @@ import zlib
 import pytest
 import torch
 from tests.picture_files import encoded, flat, picture
+from tests.small_models import small_pipeline
 
 from scalespace import UserError
 from scalespace.data.luminance import luminance
 from scalespace.data.sources.decoding import decode_image
 from scalespace.serve import uploads
-from scalespace.serve.uploads import check_upload, small_picture
+from scalespace.serve.uploads import check_upload, given_picture
+
+_GREY = {"in_channels": 1, "out_channels": 1}
 
 
 def _png_of(width: int, height: int) -> bytes:
@@ -59,23 +62,24 @@ def test_a_file_that_was_cut_is_one_sentence():
     data = encoded(picture(0, (64, 64)), "JPEG")
     check_upload(data[:-200])
     with pytest.raises(UserError, match="the picture cannot be read"):
-        small_picture(data[:-200], (4, 4), 3)
+        given_picture(data[:-200], small_pipeline(), (4, 4))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_a_picture_is_brought_down_as_training_does_it(kind: str):
+def test_a_large_picture_is_decoded_as_in_training_and_brought_down_by_the_model(kind: str):
     data = encoded(picture(0, (40, 24)), kind)
     check_upload(data)
-    pixels = decode_image(data, (4, 4))[0]
-    expected = torch.tensor(pixels).permute(2, 0, 1)[None] / 127.5 - 1
-    assert torch.equal(small_picture(data, (4, 4), 3), expected)
-    grey = small_picture(data, (4, 4), 1)
-    assert torch.equal(grey, torch.tensor(luminance(pixels)).permute(2, 0, 1)[None] / 127.5 - 1)
+    pixels = decode_image(data, (8, 8))[0]
+    for pipeline, channels in ((small_pipeline(), pixels), (small_pipeline(**_GREY), luminance(pixels))):
+        full = torch.tensor(channels).permute(2, 0, 1)[None] / 127.5 - 1
+        assert torch.equal(given_picture(data, pipeline, (8, 8)), full)
+        expected = torch.nn.functional.interpolate(full, (4, 4), mode="bilinear", antialias=True)
+        torch.testing.assert_close(given_picture(data, pipeline, (4, 4)), expected, atol=1e-5, rtol=0)
 
 
 def test_a_picture_of_that_size_stays_as_it_is():
     small = picture(1, (4, 4))
-    found = small_picture(encoded(small), (4, 4), 3)
+    found = given_picture(encoded(small), small_pipeline(), (4, 4))
     assert torch.equal(
         ((found + 1) * 127.5).round()[0].permute(1, 2, 0).byte(), torch.tensor(bytearray(small.tobytes())).view(4, 4, 3)
     )

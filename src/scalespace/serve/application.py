@@ -36,7 +36,7 @@ from scalespace.reading import parse_json
 from scalespace.serve.drawing import Stage, draw, enlarge, vary
 from scalespace.serve.line import FullError, Job, Line, Work
 from scalespace.serve.offer import Offer, Task, Wish, named
-from scalespace.serve.uploads import MOST_BYTES, check_upload, small_picture
+from scalespace.serve.uploads import MOST_BYTES, check_upload, given_picture
 from scalespace.serve.visitors import check_visitor
 
 __all__ = ["application"]
@@ -64,7 +64,6 @@ def application(
         line: The line that drawings wait in.
         guidance: As ``Offer.of`` takes it.
     """
-    channels = pipeline.unet.in_channels
 
     async def page(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -83,7 +82,7 @@ def application(
 
         def work(watch: Any) -> Stage | None:
             # In its turn, so that several large pictures are never decoded at once.
-            picture = small_picture(data, wish.size, channels)
+            picture = given_picture(data, pipeline, wish.size)
             return (
                 enlarge(pipeline, picture, wish, watch) if task == "enlarge" else vary(pipeline, picture, wish, watch)
             )

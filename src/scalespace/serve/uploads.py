@@ -11,8 +11,11 @@ from torch import Tensor
 from scalespace.data.luminance import luminance
 from scalespace.data.sources.decoding import FORMATS, decode_image, reason
 from scalespace.errors import UserError
+from scalespace.operators.linear import Size
+from scalespace.pipelines.pipeline import ScaleSpacePipeline
+from scalespace.tasks.upscaling import brought_down
 
-__all__ = ["MOST_BYTES", "MOST_PIXELS", "check_upload", "small_picture"]
+__all__ = ["MOST_BYTES", "MOST_PIXELS", "check_upload", "given_picture"]
 
 MOST_BYTES = 10 << 20
 """Largest file that is taken."""
@@ -44,13 +47,16 @@ def check_upload(data: bytes) -> None:
         raise _too_large(f" {width} x {height} pixels, which is")
 
 
-def small_picture(data: bytes, size: tuple[int, int], channels: int) -> Tensor:
+def given_picture(data: bytes, pipeline: ScaleSpacePipeline, size: Size) -> Tensor:
     """An uploaded picture at a size of the model: cropped around its centre and brought to it.
+
+    A picture that is large enough gets the model's full size first, and is brought down from there by the model's own maps.
+    Those of other programs leave fringes that a model takes for a part of the picture.
 
     Args:
         data: The bytes of the file, which ``check_upload`` has let through.
+        pipeline: The model, of 3 channels, or 1 for the luminance.
         size: That height and width.
-        channels: 3, or 1 for the luminance.
 
     Returns:
         Pixels in [-1, 1], shape (1, channels, *size).
@@ -58,12 +64,17 @@ def small_picture(data: bytes, size: tuple[int, int], channels: int) -> Tensor:
     Raises:
         UserError: If the file is damaged.
     """
+    full = pipeline.scheduler.image_size
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        # The file's orientation may still swap its sides.
+        large = min(picture.size) >= max(full)
     try:
-        pixels, _ = decode_image(data, size)
+        pixels, _ = decode_image(data, full if large else size)
     except Exception as error:  # Pillow raises nearly any type.
         raise UserError(f"the picture cannot be read ({reason(error)}); choose another one") from error
-    pixels = luminance(pixels) if channels == 1 else pixels
-    return torch.tensor(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = luminance(pixels) if pipeline.unet.in_channels == 1 else pixels
+    given = torch.tensor(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    return brought_down(pipeline, given, size) if large else given
 
 
 def _too_large(what: str = "") -> UserError:
