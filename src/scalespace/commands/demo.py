@@ -59,6 +59,7 @@ def run(words: list[str]) -> None:
         shipped_guidance,
     )
     from scalespace.planning.demo import show
+    from scalespace.planning.speed import readable_seconds
     from scalespace.training.start.precision import computes_bf16
 
     device = device_named(given.device)
@@ -94,8 +95,9 @@ def run(words: list[str]) -> None:
     )
     if given.guidance:
         say(f"guide      {guide_folder().name}: {100 * demo.guide_gflops / demo.gflops:.1f} % of these GFLOPs")
+    otherwise = readable_seconds(demo.one_level_seconds)
     say(
-        f"one level  {demo.one_level_calls} calls at the full resolution would take {demo.one_level_seconds / 60:.0f} min, "
+        f"one level  {demo.one_level_calls} calls at the full resolution would take {otherwise}, "
         f"{demo.one_level_seconds / demo.seconds:.0f} times as long ({demo.one_level_gflops / demo.gflops:.0f} times the "
         "GFLOPs); a few were timed"
     )
