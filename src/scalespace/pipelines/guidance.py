@@ -14,6 +14,7 @@ Model with a Bad Version of Itself (arXiv 2406.02507); Kynkaanniemi et al. 2024,
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from scalespace.diffusion.shifted import Shifted
 from scalespace.networks.network import Network, ask, dtype_of
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
 
-__all__ = ["Guidance", "check_guide", "ratio"]
+__all__ = ["Guidance", "check_guide", "guidance_given", "ratio"]
 
 
 def ratio(noise: NoiseSchedule, t: int) -> float:
@@ -202,3 +203,20 @@ def check_guide(guide: Any, kind: type, network: Network, scheduler: ScaleSpaceS
             f"model {network.in_channels} and {network.condition_size}; guide by a model of the same"
         )
     return guide.unet
+
+
+def guidance_given(given: Mapping[str, Any], kind: type, network: Network, scheduler: ScaleSpaceScheduler) -> Guidance:
+    """The guidance of a call's arguments.
+
+    Args:
+        given: Arguments guidance_scale, guidance_interval and guidance_model; those that are left out are no guidance.
+        kind: Class that a guide is of.
+        network: Network of the better model.
+        scheduler: Scheduler of the better model.
+
+    Raises:
+        TypeError: If the guide is no such pipeline.
+        ValueError: If it does not fit the model, or the scale or the interval is none.
+    """
+    guide = check_guide(given.get("guidance_model"), kind, network, scheduler)
+    return Guidance(given.get("guidance_scale", 1.0), given.get("guidance_interval"), guide)

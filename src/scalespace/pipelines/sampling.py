@@ -17,7 +17,7 @@ from scalespace.memory import check_disk, check_memory
 from scalespace.networks.flops import call_activations
 from scalespace.networks.network import Network
 from scalespace.pipelines.drawn_by import DrawnBy
-from scalespace.pipelines.guidance import Guidance, check_guide
+from scalespace.pipelines.guidance import guidance_given
 from scalespace.pipelines.pictures import Trajectory, image_generators, to_picture, to_uint8
 from scalespace.pipelines.pipeline import ScaleSpacePipeline, StepCallback, check_picture_channels
 from scalespace.pipelines.places import Archive, Folder, place_at
@@ -309,8 +309,7 @@ def check_guidance(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any]) ->
     Raises:
         ValueError: If it cannot.
     """
-    guide = check_guide(guidance.get("guidance_model"), ScaleSpacePipeline, pipeline.unet, pipeline.scheduler)
-    chosen = Guidance(guidance.get("guidance_scale", 1.0), guidance.get("guidance_interval"), guide)
+    chosen = guidance_given(guidance, ScaleSpacePipeline, pipeline.unet, pipeline.scheduler)
     chosen.check(pipeline.unet, pipeline.unet.num_classes is not None, pipeline.scheduler)
     if chosen.scale == 1:
         return {}

@@ -15,15 +15,14 @@ from torch import Tensor
 from scalespace.errors import UserError, cause
 from scalespace.files import write_file
 from scalespace.networks.flops import path_gflops
-from scalespace.pipelines.guidance import Guidance
+from scalespace.networks.network import Size
+from scalespace.pipelines.guidance import guidance_given
 from scalespace.pipelines.pictures import Trajectory, image_generators, picture_grid, to_picture
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.sampling import check_batch
 from scalespace.tasks.upscaling import upscale
 
 __all__ = ["Demo", "drawing_gflops", "show"]
-
-Size = tuple[int, int]
 
 _GROWING, _MOVING = 4, 16  # pictures of which the way is shown in growth.png and growth.webp
 _LEVELS_UP = 2  # that pictures are enlarged by, if there are so many
@@ -160,9 +159,8 @@ def drawing_gflops(pipeline: ScaleSpacePipeline, guidance: Mapping[str, Any] | N
     own = sum(path_gflops(pipeline.unet, *path) for path in paths.values())
     if not guidance:
         return own, 0.0
-    worse = guidance["guidance_model"].unet
-    chosen = Guidance(guidance["guidance_scale"], guidance["guidance_interval"], worse)
-    return own, sum(path_gflops(worse, *path) for t, path in paths.items() if chosen.guides(scheduler, t))
+    chosen = guidance_given(guidance, ScaleSpacePipeline, pipeline.unet, scheduler)
+    return own, sum(path_gflops(chosen.model, *path) for t, path in paths.items() if chosen.guides(scheduler, t))
 
 
 def _enlarged(pipeline: ScaleSpacePipeline, given: Tensor, steps: int, seed: int) -> tuple[Image.Image, float]:

@@ -36,7 +36,7 @@ from scalespace.diffusion.prediction import Prediction
 from scalespace.operators.linear import Identity, LinearOperator, Size
 from scalespace.operators.resize import Separable
 from scalespace.operators.singular import dense
-from scalespace.pipelines.guidance import Guidance, check_guide
+from scalespace.pipelines.guidance import Guidance, guidance_given
 from scalespace.pipelines.labels import ClassLabels
 from scalespace.pipelines.pipeline import ScaleSpacePipeline
 from scalespace.pipelines.scheduler import ScaleSpaceScheduler
@@ -173,8 +173,7 @@ def _guidance(
     pipeline: ScaleSpacePipeline, scheduler: ScaleSpaceScheduler, given: Mapping[str, Any], labelled: bool
 ) -> Guidance:
     """The guidance, if it is any for the whole chain."""
-    worse = check_guide(given.get("guidance_model"), ScaleSpacePipeline, pipeline.unet, scheduler)
-    chosen = Guidance(given.get("guidance_scale", 1.0), given.get("guidance_interval"), worse)
+    chosen = guidance_given(given, ScaleSpacePipeline, pipeline.unet, scheduler)
     chosen.check(pipeline.unet, labelled, scheduler)
     return chosen
 
