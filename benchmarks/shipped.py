@@ -43,7 +43,6 @@ from scalespace.pipelines.shipped import (
     SHIPPED,
     guide_folder,
     load_shipped,
-    load_shipped_guide,
     shipped_guidance,
 )
 from scalespace.planning.demo import drawing_gflops
@@ -127,7 +126,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Distances to the held-out pictures, by numbers of calls."""
     found: dict[str, Any] = {}
     pipeline = load_shipped()
-    guidance = shipped_guidance(load_shipped_guide()) if given.guided else None
+    guidance = shipped_guidance() if given.guided else None
     wanted: list[Any] = given.calls if given.guided else [FLOOR, *given.calls]
     for calls in wanted:
         row: dict[str, Any] = {}
@@ -159,7 +158,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 def nearest(given: argparse.Namespace) -> None:
     """A row for every drawn picture: itself, the nearest in features, the nearest in pixels."""
     pipeline, extractor = load_shipped(), EfficientNetFeatures()
-    drawn = draw(pipeline, range(16), CALLS_OF_NEAREST, given.seed, guidance=shipped_guidance(load_shipped_guide()))
+    drawn = draw(pipeline, range(16), CALLS_OF_NEAREST, given.seed, guidance=shipped_guidance())
     data = open_images(str(given.data), (drawn.shape[-2], drawn.shape[-1]))
     known = data.batch(torch.arange(len(data)))[0]
     columns = [
@@ -181,7 +180,7 @@ def card(figures: dict[str, Any]) -> str:
     text = (Path(__file__).parent / "shipped_card.md").read_text()
     runs = [f"{number}. {_run(run)}" for number, run in enumerate(made["runs"], start=1)]
     guide = figures["guide"]
-    guidance = shipped_guidance(load_shipped_guide())
+    guidance = shipped_guidance()
     return text.format(
         parameters=f"{made['parameters'] / 1e6:.2f}",
         pictures=f"{sum(run['pictures'] for run in made['runs']):,}",
@@ -215,7 +214,7 @@ def _table(measured: dict[str, Any]) -> str:
     ]
     titles = ["pictures", "GFLOPs a picture", *(title for *_, title in keys)]
     rows = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    pipeline, guidance = load_shipped(), shipped_guidance(load_shipped_guide())
+    pipeline, guidance = load_shipped(), shipped_guidance()
     kinds = {"": None, GUIDED: guidance}
     numbers = sorted({int(name.removesuffix(GUIDED)) for name in measured if name != FLOOR})
     names = {f"{number}{kind}": (number, kind) for kind in kinds for number in numbers}

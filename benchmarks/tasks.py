@@ -45,7 +45,7 @@ from scalespace.metrics.features import extract
 from scalespace.metrics.kernel_distance import kid
 from scalespace.metrics.picture_distances import spectrum_distance
 from scalespace.pipelines.pictures import image_generators, to_uint8
-from scalespace.pipelines.shipped import load_shipped_guide, shipped_guidance
+from scalespace.pipelines.shipped import shipped_guidance
 from scalespace.reports.provenance import provenance, typed
 from scalespace.reports.table import Column, Table
 from scalespace.tasks.inversion import inverted, redrawn
@@ -78,7 +78,7 @@ def of_upscale(given: argparse.Namespace) -> tuple[tuple[Column, ...], list[tupl
     full = heldout(given, pipeline)
     small = rounded(brought_down(pipeline, full, SMALL))
     drawn = _upscaled(given, pipeline, small, None)
-    guided = _upscaled(given, pipeline, small, shipped_guidance(load_shipped_guide()))
+    guided = _upscaled(given, pipeline, small, shipped_guidance())
     bicubic = torch.stack([_enlarged(one, Image.Resampling.BICUBIC) for one in small])
     extractor = EfficientNetFeatures()
     features = extract(extractor, to_uint8(full), progress=False)

@@ -65,7 +65,7 @@ def test_the_demo_draws_and_tells_what_it_cost(shipped, tmp_path, capsys):
     calls = {(_HALF, _HALF): small - 1, (_HALF, _FULL): 1, (_FULL, _FULL): large}
     guide.scheduler.set_timesteps(8)
     noises = [ratio(guide.scheduler.process.noise, t + 1) for t in guide.scheduler.timesteps.tolist()]
-    guided = sum(noise >= shipped_guidance(guide)["guidance_interval"][0] for noise in noises)
+    guided = sum(noise >= shipped_guidance()["guidance_interval"][0] for noise in noises)
     assert small < guided < 8
     worse = {(_HALF, _HALF): small - 1, (_HALF, _FULL): 1, (_FULL, _FULL): guided - small}
     assert told["guide_gflops"] == pytest.approx(_gflops(guide.unet, worse))
@@ -172,11 +172,11 @@ def test_the_shipped_model_is_whole_and_small_and_has_a_card():
     assert all((folder / MANIFEST).exists() for folder in folders)
     assert guide.scheduler.process == pipeline.scheduler.process
     pipeline.scheduler.set_timesteps(30)
-    own, worse = drawing_gflops(pipeline, shipped_guidance(guide))
+    own, worse = drawing_gflops(pipeline, shipped_guidance())
     assert 0 < worse < 0.05 * own
     card = (SHIPPED / "README.md").read_text()
     assert "Noto Emoji" in card
     assert "Not measured yet" not in card
     pipeline.set_progress_bar_config(disable=True)
-    picture = np.asarray(pipeline(1, num_inference_steps=6, **shipped_guidance(guide)).images[0])
+    picture = np.asarray(pipeline(1, num_inference_steps=6, **shipped_guidance()).images[0])
     assert picture.shape == (64, 64, 3)

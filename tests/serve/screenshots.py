@@ -17,7 +17,7 @@ from tests.browser import BROWSER, Browser, browsing
 from tests.serve.served import served
 
 from scalespace import load_shipped, to_picture
-from scalespace.pipelines.shipped import load_heldout, load_shipped_guide, shipped_guidance
+from scalespace.pipelines.shipped import load_heldout, shipped_guidance
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ _HELDOUT = 0  # number of the emoji that is enlarged
 
 def main(folder: Path) -> None:
     """Take them all."""
-    pipeline, guidance = load_shipped(), shipped_guidance(load_shipped_guide())
+    pipeline, guidance = load_shipped(), shipped_guidance()
     with tempfile.TemporaryDirectory() as place, served(pipeline, None, guidance, steps=250, pictures=16) as page:
         upload = Path(place) / "emoji.png"
         to_picture(load_heldout()[_HELDOUT]).save(upload)

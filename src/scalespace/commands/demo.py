@@ -55,7 +55,6 @@ def run(words: list[str]) -> None:
         guide_folder,
         load_heldout,
         load_shipped,
-        load_shipped_guide,
         shipped_guidance,
     )
     from scalespace.planning.demo import show
@@ -66,11 +65,7 @@ def run(words: list[str]) -> None:
     precision = torch.bfloat16 if computes_bf16(device) else torch.float32
     pipeline = load_shipped(dtype=precision)
     pipeline.to(device)
-    guidance = None
-    if given.guidance:
-        guide = load_shipped_guide(dtype=precision)
-        guide.to(device)
-        guidance = shipped_guidance(guide)
+    guidance = shipped_guidance(device, dtype=precision) if given.guidance else None
     demo = show(
         pipeline,
         Path(given.output),

@@ -65,7 +65,7 @@ def run(words: list[str]) -> None:
             raise
         raise UserError("the page needs two more packages; run pip install 'scale-space-diffusion[serve]'") from error
     from scalespace.pipelines.sampling import check_batch
-    from scalespace.pipelines.shipped import load_shipped_guide, shipped_guidance
+    from scalespace.pipelines.shipped import shipped_guidance
     from scalespace.serve.offer import Limits
 
     limits = Limits(given.max_steps, given.max_pictures, given.max_waiting)
@@ -75,9 +75,7 @@ def run(words: list[str]) -> None:
     pipeline.to(device_named(given.device))
     guidance = None
     if name is None:
-        guide = load_shipped_guide(variant=given.variant, dtype=dtype_named(given.dtype))
-        guide.to(device_named(given.device))
-        guidance = shipped_guidance(guide)
+        guidance = shipped_guidance(pipeline.device, variant=given.variant, dtype=dtype_named(given.dtype))
     # Guidance runs the network on twice the pictures.
     copies = 1 if pipeline.unet.no_class is None else 2
     check_batch(pipeline.unet, copies * limits.pictures, pipeline.device, "lower --max-pictures")

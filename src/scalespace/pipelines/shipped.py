@@ -73,12 +73,21 @@ def guide_folder() -> Path:
     return SHIPPED.with_name(f"{SHIPPED.name}_guide")
 
 
-def shipped_guidance(guide: ScaleSpacePipeline) -> dict[str, Any]:
+def shipped_guidance(
+    device: torch.device | str = "cpu", *, variant: str | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Arguments of the model's call with which its best pictures were found: scale, interval and model of the guidance.
 
     Args:
-        guide: The guide, on the model's device.
+        device: That of the model.
+        variant: As of ``load_shipped_guide``, and the next one.
+        dtype: Number format of the guide's network.
+
+    Raises:
+        UserError: As ``load_shipped_guide``.
     """
+    guide = load_shipped_guide(variant=variant, dtype=dtype)
+    guide.to(device)
     return {
         "guidance_scale": _GUIDANCE_SCALE,
         "guidance_interval": _GUIDANCE_INTERVAL,
